@@ -1,0 +1,107 @@
+"""A job as its handler sees it, and the names under which jobs are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from zpipeline.errors import UsageError
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+_WORD = 16  # hexadecimal digits of a 64-bit number
+
+
+def make_id(ventilator: int, sequence: int) -> str:
+    """The id of a job: 32 hexadecimal digits, 16 of its ventilator and 16 of its sequence number.
+
+    Ids are URL-safe, of one length, never used twice, and those of one ventilator sort by acceptance.
+    """
+    return f"{ventilator:016x}{sequence:016x}"
+
+
+def parse_id(job_id: str) -> tuple[int, int] | None:
+    """The ventilator and the sequence number of an id; None when it is no id."""
+    if len(job_id) != 2 * _WORD or not set(job_id) <= set("0123456789abcdef"):
+        return None
+    return int(job_id[:_WORD], 16), int(job_id[_WORD:], 16)
+
+
+def encode_headers(headers: Mapping[str, str] | None) -> bytes:
+    """Headers as they travel and are kept: a JSON object, its names in lower case.
+
+    :raises UsageError: a name or value is not a str, or a name comes twice but for its case.
+    """
+    if not headers:
+        return b"{}"
+    lowered: dict[str, str] = {}
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise UsageError(f"headers are str to str, not {type(name).__name__} to {type(value).__name__}: {name!r}")
+        if name.lower() in lowered:
+            raise UsageError(f"the header {name.lower()!r} comes twice: join its values by ', '")
+        lowered[name.lower()] = value
+    try:
+        return json.dumps(lowered, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"headers must be text that UTF-8 can hold: {error}") from None
+
+
+def check_body(body: object) -> bytes:
+    """The body itself.
+
+    :raises UsageError: it is not bytes.
+    """
+    if not isinstance(body, bytes):
+        raise UsageError(f"a job's body is bytes, not {type(body).__name__}: encode it first")
+    return body
+
+
+class Job:
+    """One job, as a handler gets it.
+
+    :ivar body: the job's content (bytes).
+    :ivar frames: all frames of the message (tuple of bytes): ``(body,)`` but for plain ZeroMQ
+        multipart messages, of which ``body`` is the last frame.
+    :ivar headers: str to str, names in lower case; read-only.
+    :ivar attempt: 1 for the first time that the job is tried.
+    :ivar accepted_at: when the job was accepted, in seconds since the epoch (for plain jobs: when
+        the worker received it).
+    """
+
+    __slots__ = ("_id", "accepted_at", "attempt", "body", "frames", "headers")
+
+    def __init__(
+        self,
+        job_id: tuple[int, int],
+        body: bytes,
+        *,
+        frames: tuple[bytes, ...] | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
+        attempt: int = 1,
+        accepted_at: float = 0.0,
+    ) -> None:
+        self._id = job_id
+        self.body = body
+        self.frames = (body,) if frames is None else frames
+        self.headers = headers
+        self.attempt = attempt
+        self.accepted_at = accepted_at
+
+    @property
+    def id(self) -> str:
+        """The job's name, the same in every attempt: 32 characters, see :func:`make_id`."""
+        return make_id(*self._id)
+
+    def json(self) -> Any:
+        """The body, read as JSON.
+
+        :raises json.JSONDecodeError: it is not JSON.
+        :raises UnicodeDecodeError: it is not text.
+        """
+        return json.loads(self.body)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} attempt {self.attempt}, {len(self.body)} bytes>"
