@@ -1,0 +1,64 @@
+"""zpipeline: a web application hands each request to one of a pool of workers, with no broker between.
+
+The public names are here. They are imported when they are first used: `Pipeline` and `Worker` bring in txZMQ, which
+installs Twisted's default reactor.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from zpipeline._version import __version__
+
+if TYPE_CHECKING:
+    from zpipeline.errors import (
+        Draining,
+        Full,
+        HandlerError,
+        ProtocolError,
+        Refused,
+        TooLarge,
+        UsageError,
+        ZpipelineError,
+    )
+    from zpipeline.job import Job, JobStatus
+    from zpipeline.pipeline import Pipeline
+    from zpipeline.worker import Worker
+
+_HOMES = {
+    "Pipeline": "pipeline",
+    "Worker": "worker",
+    "Job": "job",
+    "JobStatus": "job",
+    "ZpipelineError": "errors",
+    "UsageError": "errors",
+    "HandlerError": "errors",
+    "ProtocolError": "errors",
+    "Refused": "errors",
+    "Full": "errors",
+    "Draining": "errors",
+    "TooLarge": "errors",
+}
+
+__all__ = [
+    "Draining",
+    "Full",
+    "HandlerError",
+    "Job",
+    "JobStatus",
+    "Pipeline",
+    "ProtocolError",
+    "Refused",
+    "TooLarge",
+    "UsageError",
+    "Worker",
+    "ZpipelineError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from attrs import frozen
+
 from zpipeline.errors import UsageError
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -105,3 +107,23 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.id} attempt {self.attempt}, {len(self.body)} bytes>"
+
+
+@frozen
+class JobStatus:
+    """What is known of a job, when somebody asks.
+
+    :ivar state: ``"waiting"``, ``"in flight"``, ``"retrying"`` (it failed and waits for its next
+        attempt), ``"done"`` or ``"dead"``.
+    :ivar attempts: which attempt it is at, or was settled by: 1 until its handler has failed once.
+    :ivar accepted_at: in seconds since the epoch.
+    :ivar settled_at: when it was done or dead, in seconds since the epoch; None before.
+    :ivar error: why its last attempt failed; None when none did.
+    """
+
+    id: str
+    state: str
+    attempts: int
+    accepted_at: float
+    settled_at: float | None
+    error: str | None

@@ -28,10 +28,11 @@ some 3 microseconds a frame, which for small jobs is ten times what all the rest
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import isfinite
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -170,7 +171,7 @@ class Json:
     value: Any
 
 
-Result: TypeAlias = "None | bytes | str | Json"
+Result: TypeAlias = "bytes | str | Json | None"
 ToWorker: TypeAlias = "Hello | Jobs | Close"
 ToSink: TypeAlias = "Ready | Done | Failed | Returned | State | Bye"
 Message: TypeAlias = "ToWorker | ToSink"
@@ -192,6 +193,8 @@ _JOB_COLUMNS = 8 + 2 + 8 + 4 + 4  # bytes of one job in the columns of JOBS
 _FAILURE = struct.Struct("!QQBd")
 _COUNTS = struct.Struct("!QIQQ")
 
+_SINK = re.compile(r"tcp://(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[\w.*-]+):([0-9]{1,5})", re.ASCII)
+
 
 def is_plain(frames: Sequence[bytes]) -> bool:
     """Whether this is no message of ZPP, of any version, but a plain ZeroMQ job."""
@@ -202,7 +205,11 @@ def is_plain(frames: Sequence[bytes]) -> bool:
 
 
 def encode(message: Message) -> Frames:
-    """The frames of any message but JOBS, for which there is `encode_jobs`."""
+    """The frames of any message but JOBS, for which there is `encode_jobs`.
+
+    :raises TypeError: it is no such message, or a result is nothing that JSON can hold.
+    :raises ValueError: a result is nothing that JSON can hold.
+    """
     match message:
         case Hello():
             limits = _json_bytes({"sink": message.sink, "window": message.window})
@@ -267,7 +274,8 @@ def _numbers(session: int, sequences: Sequence[int]) -> bytes:
 
 
 def _json_bytes(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
 
 
 def _text_bytes(text: str) -> bytes:
@@ -314,8 +322,8 @@ def _decode(frames: Sequence[bytes], readers: Mapping[bytes, Callable[..., Any]]
         raise ProtocolError(_why_unknown(frames[0], receiver))
     try:
         return reader(*frames[1:])
-    except (struct.error, TypeError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        # TypeError: the reader takes another number of frames. ValueError: so does JSON complain.
+    except (struct.error, TypeError, ValueError, RecursionError) as error:
+        # TypeError: the reader takes another number of frames. ValueError: so do UTF-8 and JSON complain.
         raise ProtocolError(f"a malformed message of type {_letter(frames[0])}: {error}") from None
 
 
@@ -339,28 +347,30 @@ def _read_hello(start: bytes, limits: bytes) -> Hello:
         ventilator,
         generation,
         session,
-        _field(about, "sink", str),
+        _address(_field(about, "sink", str)),
         None if window is None else _positive(about, "window"),
     )
 
 
 def _read_jobs(columns: bytes, blob: bytes) -> Jobs:
     session, n = _JOBS_START.unpack_from(columns)
-    headers_at = _JOBS_START.size + n * _JOB_COLUMNS
-    if not 1 <= n <= MAX_JOBS_IN_MESSAGE or headers_at > len(columns):
-        raise ValueError(f"its {len(columns)} bytes of columns do not hold {n} jobs")
+    if not 1 <= n <= MAX_JOBS_IN_MESSAGE:
+        raise ValueError(f"{n} jobs, where 1 to {MAX_JOBS_IN_MESSAGE} are allowed")
     numbers = struct.unpack_from(f"!{n}Q{n}H{n}d{n}I{n}I", columns, _JOBS_START.size)
+    attempts = numbers[n : 2 * n]
+    if not all(attempts):
+        raise ValueError("an attempt of number 0")
     accepted_at = numbers[2 * n : 3 * n]
     if not all(map(isfinite, accepted_at)):
         raise ValueError("a time of acceptance is no number")
     bodies = _cut(blob, numbers[3 * n : 4 * n], 0)
     headers: list[Mapping[str, str]] = []
     last = NO_HEADERS
-    for piece in _cut(columns, numbers[4 * n :], headers_at):
+    for piece in _cut(columns, numbers[4 * n :], _JOBS_START.size + n * _JOB_COLUMNS):
         if piece:
             last = _headers(piece)
         headers.append(last)
-    return Jobs(session, numbers[:n], numbers[n : 2 * n], accepted_at, headers, bodies)
+    return Jobs(session, numbers[:n], attempts, accepted_at, headers, bodies)
 
 
 def _read_close(start: bytes) -> Close:
@@ -368,12 +378,14 @@ def _read_close(start: bytes) -> Close:
 
 
 def _read_ready(start: bytes, about_bytes: bytes) -> Ready:
+    session, incarnation = _TWO.unpack(start)
     about = _object(about_bytes)
     return Ready(
-        *_TWO.unpack(start),
+        session,
+        incarnation,
         concurrency=_positive(about, "concurrency"),
         host=_field(about, "host", str),
-        pid=_field(about, "pid", int),
+        pid=_positive(about, "pid"),
         handler=_field(about, "handler", str),
         version=_field(about, "version", str),
     )
@@ -428,7 +440,7 @@ def _read_result(packed: bytes) -> Result:
         case b"t":
             return rest.decode()
         case b"j":
-            return Json(json.loads(rest))
+            return Json(_load(rest))
     raise ValueError(f"there is no kind {kind!r} of result")
 
 
@@ -436,7 +448,7 @@ def _cut(packed: bytes, lengths: Sequence[int], start: int) -> list[bytes]:
     ends = list(accumulate(lengths, initial=start))
     if ends[-1] != len(packed):
         raise ValueError(f"{len(packed)} bytes where its lengths say {ends[-1]}")
-    return [packed[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+    return [packed[begin:end] for begin, end in pairwise(ends)]
 
 
 @lru_cache(maxsize=1024)
@@ -448,10 +460,32 @@ def _headers(packed: bytes) -> Mapping[str, str]:
 
 
 def _object(packed: bytes) -> dict[str, Any]:
-    value = json.loads(packed)
+    value = _load(packed)
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
     return value
+
+
+def _load(packed: bytes) -> Any:
+    """JSON as RFC 8259 has it: `json.loads` also takes UTF-16, NaN, and strings that UTF-8 cannot hold."""
+    value = _JSON.decode(packed.decode())
+    if b"\\u" in packed:
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair does not encode
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
+
+
+def _address(sink: str) -> str:
+    match = _SINK.fullmatch(sink)
+    if match is None or not 1 <= int(match[1]) < 1 << 16:
+        raise ValueError(f"the sink is no tcp://HOST:PORT: {sink!r:.100}")
+    return sink
 
 
 def _field(about: Mapping[str, Any], name: str, kind: type) -> Any:
@@ -468,8 +502,8 @@ def _positive(about: Mapping[str, Any], name: str) -> int:
     return value
 
 
-_FOR_WORKER = {_HELLO: _read_hello, _JOBS: _read_jobs, _CLOSE: _read_close}
-_FOR_SINK = {
+_FOR_WORKER: Mapping[bytes, Callable[..., Any]] = {_HELLO: _read_hello, _JOBS: _read_jobs, _CLOSE: _read_close}
+_FOR_SINK: Mapping[bytes, Callable[..., Any]] = {
     _READY: _read_ready,
     _DONE: _read_done,
     _FAILED: _read_failed,

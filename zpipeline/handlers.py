@@ -1,0 +1,71 @@
+"""Finding handlers by MODULE:NAME, and the handlers that come with zpipeline."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from twisted.logger import Logger
+
+from zpipeline.errors import HandlerError
+from zpipeline.job import Job
+
+#: What runs a job. It may be plain, ``async``, or return a Deferred; an exception is a failed attempt; what it
+#: returns (bytes, text or what JSON can hold) is the job's result.
+Handler: TypeAlias = Callable[[Job], Any]
+
+_log = Logger()
+
+
+def log(job: Job) -> None:
+    """Log every job to the console, with the beginning of its body."""
+    _log.info("job {id}: {body}", id=job.id, body=_shown(job.body))
+
+
+def discard(job: Job) -> None:
+    """Do nothing with the job: to measure what handing it on costs."""
+
+
+def find_handler(name: str) -> Handler:
+    """The handler of that name.
+
+    :param name: ``MODULE:NAME``; the working directory is searched for the module too.
+    :raises HandlerError: there is none, or importing its module fails.
+    """
+    module_name, colon, path = name.partition(":")
+    if not (module_name and colon and path):
+        raise HandlerError(f"{name!r} is not MODULE:NAME, such as photos:resize")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found: Any
+    try:
+        found = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name + ".").startswith(error.name + "."):
+            raise HandlerError(
+                f"there is no module {module_name!r} in {os.getcwd()}, nor elsewhere on Python's path"
+            ) from None
+        raise HandlerError(f"importing {module_name!r} fails: {error}") from None
+    except Exception as error:
+        raise HandlerError(f"importing {module_name!r} fails: {type(error).__name__}: {error}") from None
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            like = get_close_matches(part, dir(found), 1)
+            hint = f"; is it {like[0]!r}?" if like else ""
+            raise HandlerError(f"{module_name!r} has no {path!r}{hint}") from None
+    if not callable(found):
+        raise HandlerError(f"{name!r} is not callable, but a {type(found).__name__}")
+    handler: Handler = found
+    return handler
+
+
+def _shown(body: bytes) -> str:
+    text = body[:200].decode("utf-8", "backslashreplace")
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable if len(body) <= 200 else f"{printable}... ({len(body)} bytes)"

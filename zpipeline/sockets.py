@@ -1,0 +1,291 @@
+"""txZMQ on the reactor: what zpipeline needs of ZeroMQ sockets, as method calls.
+
+These are txZMQ's connections with four things mended or added:
+
+- A drain is bounded in each turn of the reactor (`DRAIN_MESSAGES`, `DRAIN_SECONDS`): a flood on one socket
+  does not starve HTTP, timers or other sockets.
+- ZMQ_FD is edge-triggered (zmq_getsockopt(3)): EVENTS is read again after every send and every drain, and what it
+  says is acted on in the next turn.
+- A socket that took nothing says when it takes something again (`ConnectionListener.writable`).
+- Connecting is the caller's: no socket reconnects by itself (RECONNECT_IVL -1). What becomes of a connection is told
+  by a monitor (zmq_socket_monitor(3)) as method calls.
+
+Only sockets that connect are monitored: a monitor that is not read in time stalls its whole context, and on a bound
+socket strangers could see to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from time import monotonic
+from typing import Any, Protocol, TypeAlias
+
+import zmq
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from txzmq import ZmqConnection, ZmqEndpoint, ZmqEndpointType, ZmqFactory, ZmqPullConnection, ZmqPushConnection
+from zmq.utils.monitor import parse_monitor_message
+
+from zpipeline.errors import UsageError
+from zpipeline.window import MAX_WINDOW
+
+DRAIN_MESSAGES = 200
+DRAIN_SECONDS = 0.005
+
+#: Above what a window holds in messages, so that no mark is reached by our own doing: a socket at its
+#: mark stops reading, heartbeats included, and looks frozen.
+HIGH_WATER_MARK = 2 * MAX_WINDOW
+
+MAX_SOCKETS = 16_384
+MAX_FRAME = 256 << 20
+
+HEARTBEAT_MS = 500
+HEARTBEAT_TIMEOUT_MS = 1500
+
+#: How long a closed socket goes on sending what it holds.
+LINGER_MS = 2000
+
+#: Takes the frames of a message, and a function that tells its peer's host (None where there is none).
+Receive: TypeAlias = Callable[[list[bytes], Callable[[], str | None]], None]
+
+log = Logger()
+_monitor_numbers = count()
+
+
+class ConnectionListener(Protocol):
+    """Who is told what becomes of a connection. Exactly one of `failed` and `disconnected` ends it."""
+
+    def connected(self) -> None:
+        """The handshake of ZMTP is through."""
+
+    def failed(self, reason: str) -> None:
+        """There was no handshake, and there will be none."""
+
+    def disconnected(self) -> None:
+        """The connection is gone."""
+
+    def writable(self) -> None:
+        """The socket takes messages again, after `Push.push` returned False."""
+
+
+class Factory(ZmqFactory):  # type: ignore[misc]
+    """One ZeroMQ context on one reactor."""
+
+    lingerPeriod = 0
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__()
+        self.reactor = reactor
+        self.context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+
+    def close(self) -> Deferred[None]:
+        """Close all sockets, and wait until those that linger have sent what they hold."""
+        for connection in list(self.connections):
+            connection.close()
+        # term() blocks while sockets linger
+        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), self.context.term)
+
+
+class _Bounded(ZmqConnection):  # type: ignore[misc]
+    """A txZMQ connection with bounded drains."""
+
+    highWaterMark = HIGH_WATER_MARK
+    reconnectInterval = -1
+    read_scheduled: IDelayedCall | None
+
+    def doRead(self) -> None:
+        """Read what is there, but no longer than a turn of the reactor may take."""
+        if self.read_scheduled is not None:
+            if self.read_scheduled.active():
+                self.read_scheduled.cancel()
+            self.read_scheduled = None
+        self._drain(DRAIN_MESSAGES, DRAIN_SECONDS)
+
+    def _drain(self, messages: int, seconds: float) -> None:
+        deadline = monotonic() + seconds
+        for _ in range(messages):
+            if self.socket is None or not self._read_one() or monotonic() > deadline:
+                break
+        self._look_again()
+
+    def _read_one(self) -> bool:
+        try:
+            first = self.socket.recv(zmq.NOBLOCK, copy=False)
+            frames = [first.bytes]
+            while self.socket.get(zmq.RCVMORE):
+                frames.append(self.socket.recv(zmq.NOBLOCK))
+        except zmq.Again:
+            return False
+        try:
+            self.messageReceived(frames, first)
+        except Exception:
+            # a reader that raises is taken out of the reactor for good
+            log.failure("a message was not handled")
+        return True
+
+    def _look_again(self) -> None:
+        """Act on EVENTS in the next turn: its edge may have come and gone in a call to libzmq."""
+        if self.socket is None:
+            return
+        if self.read_scheduled is None and self._has_work(self.socket.get(zmq.EVENTS)):
+            self.read_scheduled = self.factory.reactor.callLater(0, self.doRead)
+
+    def _has_work(self, events: int) -> bool:
+        return bool(events & zmq.POLLIN)
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket; what it holds is sent for up to `linger_ms` milliseconds. Closing twice is harmless."""
+        if self.socket is not None:
+            self.socket.set(zmq.LINGER, linger_ms)
+            self.shutdown()
+
+
+class Pull(_Bounded, ZmqPullConnection):  # type: ignore[misc]
+    """A bound PULL socket.
+
+    :param address: where it is bound, ``tcp://HOST:PORT``; a port of ``*`` takes a free one.
+    :param received: called with each message.
+    :raises UsageError: the address cannot be bound.
+    """
+
+    def __init__(
+        self, factory: Factory, address: str, received: Callable[[list[bytes], Callable[[], str | None]], None]
+    ):
+        self._received = received
+        super().__init__(factory)
+        self.socket.set(zmq.MAXMSGSIZE, MAX_FRAME)
+        self.socket.set(zmq.IPV6, int("[" in address))
+        try:
+            self.addEndpoints([ZmqEndpoint(ZmqEndpointType.bind, address)])
+        except zmq.ZMQError as error:
+            self.close()
+            raise UsageError(f"{address} cannot be bound: {str(error.strerror).lower()}") from None
+        self.address: str = self.socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def messageReceived(self, frames: list[bytes], first: zmq.Frame) -> None:
+        """Hand the message on."""
+        self._received(frames, lambda: _peer(first))
+
+    def drain(self, seconds: float) -> None:
+        """Read all that is there now, in one go, for as long as this many seconds."""
+        self._drain(1_000_000, seconds)
+
+    def unbind(self) -> None:
+        """Take no new connections. Those that are there stay."""
+        self.socket.unbind(self.address)
+
+
+class Push(_Bounded, ZmqPushConnection):  # type: ignore[misc]
+    """A PUSH socket with one connection, watched by a monitor.
+
+    :param address: ``tcp://HOST:PORT``, with an IP address for a host.
+    :param listener: who is told what becomes of the connection.
+    :param heartbeats: whether ZMTP heartbeats find out a peer that is gone without a word.
+    :param high_water_mark: how many messages it holds.
+    """
+
+    def __init__(
+        self,
+        factory: Factory,
+        address: str,
+        listener: ConnectionListener,
+        *,
+        heartbeats: bool = False,
+        high_water_mark: int = HIGH_WATER_MARK,
+    ) -> None:
+        self.highWaterMark = high_water_mark
+        self._blocked = False
+        self._listener = listener
+        super().__init__(factory)
+        self.socket.set(zmq.IPV6, int("[" in address))
+        if heartbeats:
+            self.socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            self.socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        self._monitor = _Monitor(factory, self.socket, listener)
+        self.addEndpoints([ZmqEndpoint(ZmqEndpointType.connect, address)])
+
+    def push(self, frames: list[bytes]) -> bool:
+        """Send one message of these frames; False when the socket takes nothing now.
+
+        A message that broke off in the middle counts as sent: the connection is dying, and its listener will hear.
+        """
+        try:
+            self.socket.send(frames[0], zmq.NOBLOCK | (zmq.SNDMORE if len(frames) > 1 else 0))
+        except zmq.Again:
+            self._blocked = True
+            self._look_again()
+            return False
+        try:
+            for frame in frames[1:-1]:
+                self.socket.send(frame, zmq.NOBLOCK | zmq.SNDMORE)
+            if len(frames) > 1:
+                self.socket.send(frames[-1], zmq.NOBLOCK)
+        except zmq.Again:
+            pass
+        self._look_again()
+        return True
+
+    def _drain(self, messages: int, seconds: float) -> None:
+        if self.socket is not None and self._blocked and self.socket.get(zmq.EVENTS) & zmq.POLLOUT:
+            self._blocked = False
+            self._listener.writable()
+
+    def _has_work(self, events: int) -> bool:
+        return self._blocked and bool(events & zmq.POLLOUT)
+
+    def shutdown(self) -> None:
+        """Close the socket and its monitor; its listener hears nothing more."""
+        self._monitor.close()
+        self.socket.disable_monitor()
+        super().shutdown()
+
+
+class _Monitor(_Bounded):
+    """Reads the monitor of one socket."""
+
+    socketType = zmq.PAIR
+
+    _EVENTS = (
+        zmq.EVENT_CONNECTED
+        | zmq.EVENT_CLOSED
+        | zmq.EVENT_DISCONNECTED
+        | zmq.EVENT_HANDSHAKE_SUCCEEDED
+        | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    )
+
+    def __init__(self, factory: Factory, monitored: zmq.Socket[bytes], listener: ConnectionListener) -> None:
+        self._listener = listener
+        self._reached = "connection refused, or no way there"
+        self._is_connected = False
+        self._is_over = False
+        address = f"inproc://zpipeline-monitor-{next(_monitor_numbers)}"
+        monitored.monitor(address, self._EVENTS)
+        super().__init__(factory, ZmqEndpoint(ZmqEndpointType.connect, address))
+
+    def messageReceived(self, frames: list[bytes], first: zmq.Frame) -> None:
+        event = parse_monitor_message(frames)["event"]
+        if self._is_over:
+            return
+        if event == zmq.EVENT_CONNECTED:
+            self._reached = "connected, but the other side does not speak ZeroMQ"
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._is_connected = True
+            self._listener.connected()
+        elif self._is_connected:
+            self._is_over = True
+            self._listener.disconnected()
+        else:
+            self._is_over = True
+            self._listener.failed(self._reached)
+
+
+def _peer(first: zmq.Frame) -> str | None:
+    try:
+        return str(first.get("Peer-Address"))
+    except zmq.ZMQError:
+        return None

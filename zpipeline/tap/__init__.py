@@ -1,0 +1,1 @@
+"""The options and services of the twistd plugins."""

@@ -1,0 +1,79 @@
+"""What the options of all plugins have in common."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from twisted.python import usage
+
+from zpipeline.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Options(usage.Options):
+    """Options whose errors are one line on stderr, and exit status 1."""
+
+    #: The plugin's name, for error messages.
+    command = ""
+    parent: Any
+    longdesc: str | None
+
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        """Read the command line."""
+        try:
+            super().parseOptions(options)
+        except (usage.UsageError, UsageError) as error:
+            self.refuse(f"{error} (see twistd {self.command} --help)")
+
+    def refuse(self, why: object) -> NoReturn:
+        """End the process."""
+        sys.exit(f"{self.command}: {why}")
+
+    def postOptions(self) -> None:
+        """Two of these may run beside each other in one directory, when they run in the foreground."""
+        if self.in_foreground:
+            self.parent["pidfile"] = None
+
+    @property
+    def in_foreground(self) -> bool:
+        """Whether twistd was told -n."""
+        return self.parent is not None and bool(self.parent.get("nodaemon"))
+
+    def bind_now(self, bind: Callable[[], None]) -> None:
+        """Bind before the service starts, so that a port that is taken is one line on stderr.
+
+        Not when twistd is to become a daemon: sockets and their threads would not live through its fork.
+        """
+        if self.in_foreground:
+            try:
+                bind()
+            except UsageError as error:
+                self.refuse(error)
+
+
+def number(option: str, lowest: float, kind: Callable[[str], T]) -> Callable[[str], T]:
+    """A coerce function for `optParameters`: a number, at least `lowest`."""
+
+    def coerce(text: str) -> T:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise usage.UsageError(f"--{option} {text!r}: it is a number") from None
+        if not value >= lowest:  # type: ignore[operator]
+            raise usage.UsageError(f"--{option} {text}: it is {lowest} or more")
+        return value
+
+    return coerce
+
+
+def whole(option: str, lowest: int = 1) -> Callable[[str], int]:
+    """A whole number."""
+    return number(option, lowest, int)
+
+
+def seconds(option: str) -> Callable[[str], float]:
+    """A time in seconds."""
+    return number(option, 0, float)

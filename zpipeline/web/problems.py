@@ -1,0 +1,75 @@
+"""Errors as RFC 9457 has them: application/problem+json, `about:blank` types.
+
+What each error of the pipeline is over HTTP is said here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from twisted.web.http import RESPONSES
+from werkzeug.exceptions import MethodNotAllowed, NotFound
+
+from zpipeline.errors import Draining, Full, Refused, TooLarge
+
+CONTENT_TYPE = b"application/problem+json"
+
+#: Seconds after which another process, or this one started anew, may be asked.
+RETRY_AFTER_DRAINING = 5
+
+NO_HEADERS: Mapping[bytes, bytes] = {}
+
+
+class Problem(Exception):
+    """A request that gets an error for an answer.
+
+    :ivar status: of the answer, 400 to 599.
+    :ivar detail: what is wrong with this request, one sentence for who sent it.
+    :ivar headers: the answer's own headers, such as Retry-After.
+    :ivar close: whether the connection ends with this answer.
+    """
+
+    def __init__(
+        self, status: int, detail: str, headers: Mapping[bytes, bytes] = NO_HEADERS, *, close: bool = False
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+        self.close = close
+
+    def members(self) -> dict[str, object]:
+        """The members of the problem details object, in the order in which RFC 9457 has them."""
+        title = RESPONSES[self.status].decode("ascii")
+        return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
+
+
+def too_large(limit: int, what: str = "the body", *, close: bool = False) -> Problem:
+    """Something of a request is over its limit, in bytes."""
+    return Problem(413, f"{what} is over {limit} bytes", close=close)
+
+
+def nothing_here() -> Problem:
+    """No route has this path."""
+    return Problem(404, "there is nothing at this path")
+
+
+def problem_of(error: BaseException | None) -> Problem | None:
+    """What an error is over HTTP; None when it is one that nobody expected."""
+    match error:
+        case Problem():
+            return error
+        case Full():
+            return Problem(503, str(error), {b"Retry-After": b"%d" % error.retry_after})
+        case Draining():
+            return Problem(503, str(error), {b"Retry-After": b"%d" % RETRY_AFTER_DRAINING}, close=True)
+        case TooLarge():
+            return Problem(413, str(error))
+        case Refused():
+            return Problem(503, str(error))
+        case NotFound():
+            return nothing_here()
+        case MethodNotAllowed():
+            allowed = ", ".join(sorted(error.valid_methods or ()))
+            return Problem(405, f"the methods of this path are {allowed}", {b"Allow": allowed.encode("ascii")})
+    return None

@@ -1,0 +1,301 @@
+"""`Worker`: the PULL consumer, to be embedded in a Twisted application or run by ``twistd zpipe-worker``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from zpipeline import protocol
+from zpipeline._version import __version__
+from zpipeline.addresses import WILDCARDS, make_address, parse_address
+from zpipeline.errors import ProtocolError, UsageError
+from zpipeline.handlers import Handler
+from zpipeline.job import Job
+from zpipeline.runner import Delivery, Runner
+from zpipeline.sockets import Factory, Pull
+from zpipeline.upstream import Upstream
+
+DEFAULT_ADDRESS = "tcp://127.0.0.1:4444"
+CONCURRENCY = 10
+DRAIN = 30.0
+
+_STATE_INTERVAL = 1.0
+_MAX_VENTILATORS = 256
+_DRAIN_PULL_SECONDS = 0.05
+
+log = Logger()
+
+
+class Worker(Service):
+    """Runs the jobs that ventilators, or plain ZeroMQ PUSH sockets, send to its address.
+
+    :param reactor: the reactor that it runs on.
+    :param handler: what runs a job: plain, ``async``, or returning a Deferred (`zpipeline.handlers.Handler`).
+    :param address: where it listens, ``tcp://HOST:PORT``; a port of ``*`` takes a free one.
+    :param concurrency: how many jobs run at once, where the handler is not plain.
+    :param threads: run a blocking handler in a pool of that many threads; 0: in the reactor.
+    :param drain: how many seconds stopping waits for the jobs that are here.
+    :param name: the handler's name, for the ventilators' logs.
+    :raises UsageError: the address or a number cannot work.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        handler: Handler,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        concurrency: int = CONCURRENCY,
+        threads: int = 0,
+        drain: float = DRAIN,
+        name: str | None = None,
+    ) -> None:
+        parse_address(address, bound=True)
+        if concurrency < 1 or threads < 0:
+            raise UsageError("concurrency is 1 or more, threads 0 or more")
+        self._reactor = reactor
+        self._address = address
+        self._drain_seconds = drain
+        self._name = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
+        self._incarnation = secrets.randbits(64)
+        self._plain = _Plain(self._incarnation)
+        self._runner = Runner(reactor, handler, self, concurrency=concurrency, threads=threads)
+        self._upstreams: dict[int, Upstream] = {}
+        self._state_call = LoopingCall(self._say_state)
+        self._state_call.clock = reactor
+        self._factory: Factory | None = None
+        self._pull: Pull | None = None
+        self._bad_hosts: set[str | None] = set()
+        self._stopping: Deferred[None] | None = None
+        self._finished: Deferred[None] | None = None
+        #: Messages that broke the protocol, or came for a session that is over.
+        self.dropped_messages = 0
+
+    # Starting and stopping
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return self._address if self._pull is None else self._pull.address
+
+    def bind(self) -> None:
+        """Bind the address; `startService` does so too. Call it first to learn of a port that is taken.
+
+        :raises UsageError: the address cannot be bound.
+        """
+        factory = Factory(self._reactor)
+        self._pull = Pull(factory, self._address, self._received)
+        self._factory = factory
+
+    def startService(self) -> None:
+        """Listen, and take jobs."""
+        super().startService()
+        self._stopping = None
+        if self._pull is None:
+            self.bind()
+        self._runner.start()
+        self._state_call.start(_STATE_INTERVAL, now=False)
+        log.info("worker at {address}, handler {handler}", address=self.address, handler=self._name)
+
+    def stopService(self) -> Deferred[None]:
+        """Leave: say so to the ventilators, run what is here, and end when they know, or after `drain` seconds.
+
+        :returns: fires when everything is closed.
+        """
+        if self._stopping is None:
+            super().stopService()
+            self._stopping = Deferred.fromCoroutine(self._stop())
+        return self._stopping
+
+    async def _stop(self) -> None:
+        assert self._pull is not None and self._factory is not None
+        self._pull.unbind()
+        self._finished = Deferred()
+        for upstream in list(self._upstreams.values()):
+            upstream.leave()
+        timeout = self._reactor.callLater(self._drain_seconds, self._give_up_waiting)
+        # One look later: what plain peers have sent is read before it is said that there is nothing more.
+        self._reactor.callLater(0, self._check_finished)
+        await self._finished
+        self._finished = None
+        if timeout.active():
+            timeout.cancel()
+        self._runner.stop()
+        if self._state_call.running:
+            self._state_call.stop()
+        for upstream in list(self._upstreams.values()):
+            upstream.close()
+        await self._factory.close()
+        self._factory = self._pull = None
+
+    def _give_up_waiting(self) -> None:
+        log.warn("leaving with work undone, {drain} seconds after it was asked to", drain=self._drain_seconds)
+        if self._finished is not None:
+            self._finished.callback(None)
+
+    def _check_finished(self) -> None:
+        if self._finished is None or self._finished.called or self._pull is None:
+            return
+        self._pull.drain(_DRAIN_PULL_SECONDS)
+        if self._runner.idle and not self._upstreams:
+            self._finished.callback(None)
+
+    # What arrives
+
+    def _received(self, frames: list[bytes], peer: Callable[[], str | None]) -> None:
+        if protocol.is_plain(frames):
+            self._runner.add([self._plain.delivery(frames)])
+            return
+        try:
+            message = protocol.decode_for_worker(frames)
+            match message:
+                case protocol.Hello():
+                    self._hello(message, peer)
+                case protocol.Jobs():
+                    self._jobs(message)
+                case protocol.Close():
+                    self._of_session(message.session).close()
+        except ProtocolError as error:
+            self._has_broken_protocol(error, peer())
+
+    def _hello(self, hello: protocol.Hello, peer: Callable[[], str | None]) -> None:
+        if self._stopping is not None or self._factory is None:
+            return
+        sink = _reachable(hello.sink, peer())
+        upstream = self._upstreams.get(hello.ventilator)
+        if upstream is None:
+            self._make_room()
+            upstream = Upstream(self._reactor, self._factory, hello.ventilator, self)
+            self._upstreams[hello.ventilator] = upstream
+        if hello.generation > upstream.generation:
+            upstream.open(hello, sink)
+
+    def _make_room(self) -> None:
+        if len(self._upstreams) < _MAX_VENTILATORS:
+            return
+        worst = max(self._upstreams.values(), key=lambda upstream: upstream.broken_for)
+        if worst.broken_for == 0.0:
+            raise ProtocolError(f"there are {_MAX_VENTILATORS} ventilators already")
+        worst.close()
+
+    def _jobs(self, jobs: protocol.Jobs) -> None:
+        upstream = self._of_session(jobs.session)
+        upstream.jobs_came(len(jobs.sequences))
+        now = time.monotonic()
+        self._runner.add(
+            Delivery(
+                upstream,
+                jobs.session,
+                sequence,
+                Job((upstream.ventilator, sequence), body, headers=headers, attempt=attempt, accepted_at=accepted_at),
+                now,
+            )
+            for sequence, attempt, accepted_at, headers, body in zip(
+                jobs.sequences, jobs.attempts, jobs.accepted_at, jobs.headers, jobs.bodies, strict=True
+            )
+        )
+
+    def _of_session(self, session: int) -> Upstream:
+        for upstream in self._upstreams.values():
+            if upstream.session == session:
+                return upstream
+        raise ProtocolError("it names a session that is over, or none of ours")
+
+    def _has_broken_protocol(self, error: ProtocolError, host: str | None) -> None:
+        self.dropped_messages += 1
+        if host not in self._bad_hosts and len(self._bad_hosts) < 1000:
+            self._bad_hosts.add(host)
+            log.warn("a message from {host} is dropped: {error} (said once for each host)", host=host, error=error)
+
+    # UpstreamOwner
+
+    def make_ready(self, session: int) -> protocol.Ready:
+        """READY, for that session."""
+        return protocol.Ready(
+            session,
+            self._incarnation,
+            self._runner.concurrency,
+            socket.gethostname(),
+            os.getpid(),
+            self._name,
+            __version__,
+        )
+
+    def drop(self, upstream: Upstream) -> None:
+        """Forget its jobs that have not been begun."""
+        self._runner.drop(upstream)
+
+    def ended(self, upstream: Upstream) -> None:
+        """That ventilator is gone."""
+        del self._upstreams[upstream.ventilator]
+        self._check_finished()
+
+    # RunnerOwner
+
+    def concurrency_changed(self) -> None:
+        """The handler has turned out to be asynchronous: say so to the ventilators."""
+        self._say_state()
+
+    def before_giving_back(self) -> None:
+        """Read all that is here."""
+        if self._pull is not None:
+            self._pull.drain(_DRAIN_PULL_SECONDS)
+
+    def became_idle(self) -> None:
+        """There is nothing more to run."""
+        self._check_finished()
+
+    def _say_state(self) -> None:
+        for upstream in self._upstreams.values():
+            upstream.say_state(self._runner.concurrency)
+
+
+class _Plain:
+    """Where jobs of plain ZeroMQ peers come from: nobody can be told what becomes of them."""
+
+    takes_back = False
+
+    def __init__(self, incarnation: int) -> None:
+        self._incarnation = incarnation
+        self._numbers = count(1)
+
+    def delivery(self, frames: list[bytes]) -> Delivery:
+        """A job of these frames; its body is the last of them."""
+        number = next(self._numbers)
+        job = Job((self._incarnation, number), frames[-1], frames=tuple(frames), accepted_at=time.time())
+        return Delivery(self, 0, number, job, time.monotonic())
+
+    def done(self, delivery: Delivery, result: Any) -> None:
+        pass
+
+    def failed(self, delivery: Delivery, failure: Failure) -> None:
+        log.error("plain job {id} failed:\n{traceback}", id=delivery.job.id, traceback=failure.getTraceback())
+
+    def returned(self, deliveries: list[Delivery]) -> None:
+        pass
+
+    def report(self) -> None:
+        pass
+
+
+def _reachable(sink: str, peer: str | None) -> str:
+    """The sink's address, with the host that the message came from in place of a wildcard."""
+    try:
+        host, port = parse_address(sink, bound=True)
+        if host in WILDCARDS and peer:
+            sink = make_address(peer, port)
+        parse_address(sink)
+    except UsageError as error:
+        raise ProtocolError(f"its sink: {error}") from None
+    return sink
