@@ -54,6 +54,9 @@ class Origin(Protocol):
 class RunnerOwner(Protocol):
     """The worker, to a runner."""
 
+    def before_slice(self) -> None:
+        """Handlers are about to run: drop what must not be begun."""
+
     def before_giving_back(self) -> None:
         """Jobs are about to be given back: add what has arrived."""
 
@@ -146,6 +149,7 @@ class Runner:
             self._patience = self._reactor.callLater(wait if wait > 0 else PATIENCE, self._lose_patience)
 
     def _run_slice(self) -> None:
+        self._owner.before_slice()
         self._give_back()
         self._slice = None
         deadline = monotonic() + SLICE

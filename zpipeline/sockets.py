@@ -173,10 +173,6 @@ class Pull(_Bounded, ZmqPullConnection):  # type: ignore[misc]
         """Read all that is there now, in one go, for as long as this many seconds."""
         self._drain(1_000_000, seconds)
 
-    def unbind(self) -> None:
-        """Take no new connections. Those that are there stay."""
-        self.socket.unbind(self.address)
-
 
 class Push(_Bounded, ZmqPushConnection):  # type: ignore[misc]
     """A PUSH socket with one connection, watched by a monitor.

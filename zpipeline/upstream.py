@@ -47,12 +47,14 @@ class Upstream:
 
     :ivar session: the newest one.
     :ivar generation: of that session.
+    :ivar takes_jobs: whether that session has not been given up.
     """
 
     def __init__(self, reactor: Any, factory: Factory, ventilator: int, owner: UpstreamOwner) -> None:
         self.ventilator = ventilator
         self.generation = -1
         self.session = 0
+        self.takes_jobs = False
         self.takes_back = True
         self._reactor = reactor
         self._factory = factory
@@ -77,20 +79,26 @@ class Upstream:
 
         :param sink: the address of `hello`, its wildcard replaced.
         """
-        self._owner.drop(self)
+        self.give_up_session()
         if self._link is not None:
-            if self._connected:
-                # whoever gives up a session's jobs says so
-                self._link.send(protocol.encode(self._owner.make_ready(self.session)))
             self._link.stop(LINGER_MS)
         self._connected = False
         self._broken_since = monotonic()
         self.generation = hello.generation
         self.session = hello.session
+        self.takes_jobs = True
         self.takes_back = hello.window is None
         self._received = 0
         self._link = Link(self._reactor, self._factory, sink, self)
         self._link.start()
+
+    def give_up_session(self) -> None:
+        """Forget what has not been begun, and say so: the ventilator hands it on, and opens another session."""
+        self._owner.drop(self)
+        if self.takes_jobs and self._connected and self._link is not None:
+            self._flush()
+            self._link.send(protocol.encode(self._owner.make_ready(self.session)))
+        self.takes_jobs = False
 
     def close(self) -> None:
         """The session is over: CLOSE has come, or there is no point in going on."""
@@ -103,9 +111,9 @@ class Upstream:
             self._owner.ended(self)
 
     def leave(self) -> None:
-        """Say BYE, and go on until CLOSE; without a connection there is nobody to wait for."""
+        """Say BYE, and go on until CLOSE; without a session that is alive there is nobody to wait for."""
         self._leaving = True
-        if self._connected and self._link is not None:
+        if self.takes_jobs and self._connected and self._link is not None:
             self._flush()
             self._link.send(protocol.encode(protocol.Bye(self.session)))
         else:
@@ -117,7 +125,7 @@ class Upstream:
 
     def say_state(self, concurrency: int) -> None:
         """STATE."""
-        if self._connected and self._link is not None:
+        if self.takes_jobs and self._connected and self._link is not None:
             self._flush()
             state = protocol.State(self.session, concurrency, self._received, self._sent)
             self._link.send(protocol.encode(state))

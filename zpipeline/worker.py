@@ -20,6 +20,7 @@ from zpipeline import protocol
 from zpipeline._version import __version__
 from zpipeline.addresses import WILDCARDS, make_address, parse_address
 from zpipeline.errors import ProtocolError, UsageError
+from zpipeline.freeze import FreezeWatch
 from zpipeline.handlers import Handler
 from zpipeline.job import Job
 from zpipeline.runner import Delivery, Runner
@@ -76,6 +77,7 @@ class Worker(Service):
         self._state_call.clock = reactor
         self._factory: Factory | None = None
         self._pull: Pull | None = None
+        self._watch: FreezeWatch | None = None
         self._bad_hosts: set[str | None] = set()
         self._stopping: Deferred[None] | None = None
         self._finished: Deferred[None] | None = None
@@ -105,6 +107,7 @@ class Worker(Service):
         if self._pull is None:
             self.bind()
         self._runner.start()
+        self._watch = FreezeWatch()
         self._state_call.start(_STATE_INTERVAL, now=False)
         log.info("worker at {address}, handler {handler}", address=self.address, handler=self._name)
 
@@ -120,7 +123,6 @@ class Worker(Service):
 
     async def _stop(self) -> None:
         assert self._pull is not None and self._factory is not None
-        self._pull.unbind()
         self._finished = Deferred()
         for upstream in list(self._upstreams.values()):
             upstream.leave()
@@ -132,6 +134,8 @@ class Worker(Service):
         if timeout.active():
             timeout.cancel()
         self._runner.stop()
+        if self._watch is not None:
+            self._watch.stop()
         if self._state_call.running:
             self._state_call.stop()
         for upstream in list(self._upstreams.values()):
@@ -170,10 +174,12 @@ class Worker(Service):
             self._has_broken_protocol(error, peer())
 
     def _hello(self, hello: protocol.Hello, peer: Callable[[], str | None]) -> None:
-        if self._stopping is not None or self._factory is None:
-            return
         sink = _reachable(hello.sink, peer())
         upstream = self._upstreams.get(hello.ventilator)
+        if self._stopping is not None or self._factory is None:
+            if upstream is not None and hello.generation > upstream.generation:
+                upstream.close()  # its ventilator has given up the session that we wait for
+            return
         if upstream is None:
             self._make_room()
             upstream = Upstream(self._reactor, self._factory, hello.ventilator, self)
@@ -208,7 +214,7 @@ class Worker(Service):
 
     def _of_session(self, session: int) -> Upstream:
         for upstream in self._upstreams.values():
-            if upstream.session == session:
+            if upstream.session == session and upstream.takes_jobs:
                 return upstream
         raise ProtocolError("it names a session that is over, or none of ours")
 
@@ -246,6 +252,13 @@ class Worker(Service):
     def concurrency_changed(self) -> None:
         """The handler has turned out to be asynchronous: say so to the ventilators."""
         self._say_state()
+
+    def before_slice(self) -> None:
+        """After a freeze, what was not begun has been handed to others."""
+        if self._watch is not None and self._watch.has_thawed():
+            log.warn("this process was stopped for a while: what it had not begun is left to others")
+            for upstream in self._upstreams.values():
+                upstream.give_up_session()
 
     def before_giving_back(self) -> None:
         """Read all that is here."""

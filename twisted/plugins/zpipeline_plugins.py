@@ -10,7 +10,7 @@ zpipe_web = ServiceMaker(
 zpipe_worker = ServiceMaker(
     "A worker of zpipeline",
     "zpipeline.tap.worker",
-    "A worker that takes jobs over ZeroMQ and runs your handler.",
+    "A ZeroMQ worker that runs jobs with your handler.",
     "zpipe-worker",
 )
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.protocol import Protocol
+from twisted.internet.stdio import StandardIO
 from twisted.python import usage
 
 from zpipeline.errors import UsageError
 
 T = TypeVar("T")
+
+#: For the `optFlags` of those who call `heed_eof`.
+UNTIL_EOF = [
+    "until-eof",
+    None,
+    "Leave when standard input ends, and not at SIGINT: for who starts it as a child process.",
+]
 
 
 class Options(usage.Options):
@@ -52,6 +65,26 @@ class Options(usage.Options):
                 bind()
             except UsageError as error:
                 self.refuse(error)
+
+    def heed_eof(self, reactor: Any) -> None:
+        """Do what --until-eof says, if it was given."""
+        if self["until-eof"]:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            reactor.callWhenRunning(_watch_stdin, reactor)
+
+
+def _watch_stdin(reactor: Any) -> None:
+    # StandardIO makes what it writes to non-blocking, for all who share it: not the console, where logs would be torn.
+    StandardIO(_UntilEOF(reactor), stdout=os.open(os.devnull, os.O_WRONLY), reactor=reactor)
+
+
+class _UntilEOF(Protocol):
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def connectionLost(self, reason: object = None) -> None:
+        with suppress(ReactorNotRunning):  # it may be leaving already
+            self._reactor.stop()
 
 
 def number(option: str, lowest: float, kind: Callable[[str], T]) -> Callable[[str], T]:

@@ -15,8 +15,8 @@ from zpipeline.pipeline import (
     MAX_PENDING,
     Pipeline,
 )
+from zpipeline.tap.options import UNTIL_EOF, seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
-from zpipeline.tap.options import seconds, whole
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.web import make_site
 
@@ -48,6 +48,7 @@ class Options(WebOptions):
     )
     optFlags = [
         ["plain", None, "Push to plain ZeroMQ PULL sockets, one frame a job: at most once, nothing acknowledged."],
+        UNTIL_EOF,
     ]
 
     def __init__(self) -> None:
@@ -91,4 +92,6 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     workers = options["workers"] or list(DEFAULT_WORKERS)
-    return in_order(*make_web(options, reactor, workers, bool(options["plain"])))
+    services = make_web(options, reactor, workers, bool(options["plain"]))
+    options.heed_eof(reactor)
+    return in_order(*services)

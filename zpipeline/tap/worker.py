@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from typing import Any
-
 from twisted.application.service import IService
-from twisted.internet.protocol import Protocol
-from twisted.internet.stdio import StandardIO
 
 from zpipeline.addresses import make_address
 from zpipeline.errors import UsageError
 from zpipeline.handlers import find_handler
+from zpipeline.tap.options import UNTIL_EOF, seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
-from zpipeline.tap.options import seconds, whole
 from zpipeline.tap.services import in_order
 from zpipeline.worker import CONCURRENCY, DRAIN, Worker
 
@@ -31,18 +26,14 @@ class Options(CommonOptions):
 
     command = "zpipe-worker"
     synopsis = "[options]"
-    longdesc = (
-        "Runs the jobs that zpipe-web, or any ZeroMQ PUSH socket, sends to its port. SIGTERM lets it finish."
-    )
+    longdesc = "Runs the jobs that zpipe-web, or any ZeroMQ PUSH socket, sends to its port. SIGTERM lets it finish."
     optParameters = [
         ["port", None, 4444, "The port where jobs arrive.", whole("port")],
         ["interface", None, "127.0.0.1", "The address where it listens; * for all."],
         *HANDLER_PARAMETERS,
         ["drain", None, DRAIN, "How many seconds leaving waits for the jobs that are here.", seconds("drain")],
     ]
-    optFlags = [
-        ["until-eof", None, "Leave when standard input ends, and not at SIGINT: for who starts it as a child process."],
-    ]
+    optFlags = [UNTIL_EOF]
 
     def parseArgs(self) -> None:
         """There are none."""
@@ -65,16 +56,5 @@ def makeService(options: Options) -> IService:
     except UsageError as error:
         options.refuse(error)
     options.bind_now(worker.bind)
-    if options["until-eof"]:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        reactor.callWhenRunning(StandardIO, _UntilEOF(reactor))
+    options.heed_eof(reactor)
     return in_order(worker)
-
-
-class _UntilEOF(Protocol):
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-
-    def connectionLost(self, reason: object = None) -> None:
-        if self._reactor.running:
-            self._reactor.stop()

@@ -1,0 +1,51 @@
+# make run   installs zpipeline into .venv and runs the whole pipeline on its defaults
+# make test  installs what the tests need and runs them all
+# Set-up is done once, and again when setup.py or pyproject.toml change.
+
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+
+# The modules without I/O, whose branches the tests cover without a gap.
+PURE = zpipeline/protocol.py,zpipeline/dispatch.py,zpipeline/window.py
+PURE_TESTS = $(wildcard tests/test_protocol*.py tests/test_dispatch*.py tests/test_window*.py)
+
+# A virtual environment whose making failed is made again.
+.DELETE_ON_ERROR:
+
+.PHONY: run test coverage lint types docs clean
+
+run: $(VENV)/installed
+	$(BIN)/twistd -n zpipe
+
+test: $(VENV)/installed-test
+	$(BIN)/trial tests
+
+coverage: $(VENV)/installed-test
+	$(BIN)/coverage run -m twisted.trial --temp-directory=_trial_temp_coverage $(PURE_TESTS)
+	$(BIN)/coverage report
+	$(BIN)/coverage report --include='$(PURE)' --fail-under=100
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/installed-lint
+	$(BIN)/mypy
+
+docs: $(VENV)/installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info docs/_build _trial_temp* .coverage .hypothesis .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-%: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,118 @@
+# ruff: noqa: E401, E701, I001
+# fmt: off
+"""A worker for ZPP/1, written from docs/protocol.rst (the rules named here are its rules) with nothing but pyzmq.
+Usage: zpp_worker.py PORT [OUTFILE] [SECONDS]. Each job appends "begin ID BODY" to OUTFILE, sleeps, appends "end ID".
+"""
+import json, os, random, re, signal, socket, struct, sys, time
+import zmq, zmq.utils.monitor
+
+port, outfile, seconds = [*sys.argv[1:], *["4444", os.devnull, "0"][len(sys.argv) - 1 :]]
+out, now = os.open(outfile, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), time.monotonic
+incarnation, head = random.getrandbits(64), b"\xf0ZPP\x01"
+about = {"concurrency": 1, "host": socket.gethostname(), "pid": os.getpid(), "handler": "zpp_worker", "version": "1"}
+ready = b"R", struct.pack("!Q", incarnation), json.dumps(about).encode()
+queue = []  # jobs not begun: session (None for a plain job), sequence number, body, when it came
+sessions, leaving = {}, []  # the newest session of each ventilator by its number; when SIGTERM came
+
+class Session:
+    def __init__(self, ventilator, generation, number, sink, window, done):
+        self.ventilator, self.generation, self.number, self.sink = ventilator, generation, number, sink
+        self.window, self.done, self.given_up, self.received, self.useful_at = window, done, False, 0, now()
+        self.connect()
+    def connect(self):  # rule 1: each connection has its own socket, and READY is first on it
+        self.push, self.up, self.sent, self.try_at = context.socket(zmq.PUSH), False, 0, now() + 5
+        self.push.setsockopt(zmq.IPV6, "[" in self.sink)
+        self.monitor = self.push.get_monitor_socket(addr=f"inproc://{random.getrandbits(64)}")
+        self.push.connect(self.sink)
+        for _ in range(1 + self.given_up): self.send(*ready)  # rule 3
+    def send(self, letter, fields=b"", *frames):
+        self.sent += letter in b"DFT"
+        if self.push.poll(0, zmq.POLLOUT):  # else the connection is gone, as the monitor will tell
+            self.push.send_multipart([head + letter, struct.pack("!Q", self.number) + fields, *frames])
+    def report(self):  # rule 8; when a session is given up, what is done waits for the next one
+        if self.done and self.up and (leaving or not self.given_up) and self.push.poll(0, zmq.POLLOUT):
+            self.send(b"D", struct.pack(f"!{len(self.done)}Q", *self.done))
+            self.done.clear()
+    def give_up(self, say=True, forget=False):  # rule 3
+        self.report()
+        queue[:] = [job for job in queue if job[0] is not self]
+        self.given_up = True
+        if say: self.send(*ready)
+        if forget:
+            self.push.close(2000 if self.up else 0)  # rule 9
+            del sessions[self.ventilator]
+    def look_after(self):
+        while self.monitor.poll(0):
+            event, was_up = zmq.utils.monitor.recv_monitor_message(self.monitor)["event"], self.up
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED: self.up = True
+            elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
+                self.up, self.try_at = False, now() + random.uniform(0.1, 0.5)
+                if was_up: self.give_up()
+        if self.up and not self.given_up and now() > self.useful_at + 1:
+            self.useful_at = now()
+            self.send(b"S", struct.pack("!IQQ", 1, self.received, self.sent))
+        if now() > self.useful_at + 60 or (leaving and (self.given_up or not self.up)):  # rules 3 and 6
+            self.give_up(forget=True)
+        elif not self.up and now() > self.try_at:
+            self.connect()  # and so drops the old sockets
+
+def handle(peer, kind, fields, *rest):
+    session = next((s for s in sessions.values() if struct.pack("!Q", s.number) == fields[:8] and not s.given_up), None)
+    if kind == head + b"H":
+        (ventilator, generation, number), limits = struct.unpack("!QQQ", fields), json.loads(rest[0])
+        host, sink_port = re.fullmatch(r"tcp://(\[[\w:.%]+\]|[\w.*-]+):(\d+)", limits["sink"]).groups()
+        host, old = peer if host in ("*", "0.0.0.0", "[::]") else host, sessions.get(ventilator)
+        if not old or generation > old.generation:  # rules 1 and 4
+            sink, done = f"tcp://{host}:{sink_port}", old.done if old else []
+            new = Session(ventilator, generation, number, sink, limits.get("window"), done)
+            least = min(sessions.values(), key=lambda s: s.received) if len(sessions) > 50 else None  # rule 10
+            if old or least: (old or least).give_up(forget=True)
+            sessions[ventilator] = new
+    elif kind == head + b"J" and session:
+        n = struct.unpack_from("!QI", fields)[1]
+        sequences, lengths = struct.unpack_from(f"!{n}Q", fields, 12), struct.unpack_from(f"!{n}I", fields, 12 + 18 * n)
+        bodies = struct.unpack("".join(f"{length}s" for length in lengths), rest[0])
+        queue.extend((session, sequence, body, now()) for sequence, body in zip(sequences, bodies, strict=True))
+        session.received += n
+    elif kind == head + b"C" and session: session.give_up(say=False, forget=True)
+
+def run(session, sequence, body, _):
+    name = f"{session.ventilator if session else incarnation:016x}{sequence:016x}"
+    os.write(out, f"begin {name} {body.decode(errors='replace')}\n".encode())
+    time.sleep(float(seconds))
+    os.write(out, f"end {name}\n".encode())
+    if session: session.done.append(sequence)
+
+context, address, said_bye, alive_at = zmq.Context(), f"tcp://127.0.0.1:{port}", False, now()
+for option, value in ((zmq.RCVHWM, 0), (zmq.SNDHWM, 0), (zmq.LINGER, 0), (zmq.RECONNECT_IVL, -1)):
+    context.setsockopt(option, value)
+pull = context.socket(zmq.PULL)
+pull.bind(address)
+for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, lambda *_: leaving.append(now()))
+print(f"ready for ventilators at {address}", file=sys.stderr, flush=True)
+while not said_bye or ((queue or sessions) and now() < leaving[0] + 30):
+    readable, stopped, alive_at = pull.poll(0 if queue else 20), now() > alive_at + float(seconds) + 1, now()
+    for session in list(sessions.values()):
+        try: session.look_after()
+        except zmq.ZMQError as error: print(f"no sockets: {error}", file=sys.stderr)
+        if stopped: session.give_up()
+    if leaving and not said_bye:  # rule 6
+        said_bye = True
+        for session in sessions.values(): session.send(b"B")
+    for _ in range(1000 if readable else 0):
+        try:
+            message = pull.recv_multipart(zmq.NOBLOCK, copy=False)
+            peer, frames = message[0]["Peer-Address"], [frame.bytes for frame in message]
+            if frames[0].startswith(head[:4]): handle(f"[{peer}]" if ":" in peer else peer, *frames)
+            else: queue.append((None, random.getrandbits(64), frames[-1], now()))  # a plain job
+        except zmq.Again: break
+        except Exception as error: print(f"dropped a message: {error!r}", file=sys.stderr)  # rule 10
+    until = now() + 0.005
+    while queue and now() < until: run(*queue.pop(0))
+    if queue and now() > queue[0][3] + 0.1:  # rule 7
+        back = [job for job in queue[2:] if job[0] and not job[0].window]
+        for session in {job[0] for job in back}:
+            session.send(b"T", b"".join(struct.pack("!Q", job[1]) for job in back if job[0] is session))
+        queue[2:] = [job for job in queue[2:] if not job[0] or job[0].window]
+    for session in sessions.values(): session.report()
+context.destroy(linger=2000)

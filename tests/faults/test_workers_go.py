@@ -1,0 +1,162 @@
+"""Workers that are killed, stopped and frozen under load, and come back: nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.faults.load import Load
+from tests.faults.rig import Count, Process, Rig
+
+JOBS = 6000
+NUMBERS = [b"job %d" % number for number in range(JOBS)]
+
+
+class WorkersGo(SynchronousTestCase):
+    """With zpipe-worker."""
+
+    example = False
+
+    def setUp(self) -> None:
+        self.rig = Rig(self.example)
+        self.rig.__enter__()
+        self.addCleanup(self.rig.close)
+
+    def start(self, *options: object, seconds: float = 0) -> tuple[Process, list[Process]]:
+        workers = self.rig.pool(seconds=seconds)
+        web = self.rig.web([worker.port for worker in workers], *options)
+        self.rig.until_ready(web, 3)
+        return web, workers
+
+    def load(self, web: Process, at_half: object) -> Load:
+        load = Load(web.port, NUMBERS)
+        load.at(JOBS // 2, at_half)
+        load.run(50)
+        self.assertEqual((load.refused, load.broken, len(load.accepted)), ([], 0, JOBS))
+        return load
+
+    def takes_part_again(self, web: Process, worker: Process) -> None:
+        """The worker, restarted on its port, gets its share."""
+        before = len(self.rig.record(worker.port).ended)
+        self.rig.worker(worker.port)
+        self.rig.until_ready(web, 3)
+        more = Load(web.port, NUMBERS[:300]).run(10)
+        self.rig.until_all_ran(more.accepted)
+        self.assertApproximates(len(self.rig.record(worker.port).ended) - before, 100, 15)
+
+    def others_share(self, web: Process, gone: Process, workers: list[Process]) -> None:
+        """The two that are left get half each."""
+        others = [worker for worker in workers if worker is not gone]
+        before = [len(self.rig.record(worker.port).ended) for worker in others]
+        more = Load(web.port, NUMBERS[:400]).run(10)
+        self.rig.until_all_ran(more.accepted)
+        gained = [len(self.rig.record(w.port).ended) - b for w, b in zip(others, before, strict=True)]
+        for jobs in gained:
+            self.assertApproximates(jobs, 200, 20)
+
+    def test_one_of_three_is_killed(self) -> None:
+        """Every accepted job runs; the other two share the load; restarted, the worker takes part again."""
+        web, workers = self.start()
+        victim = workers[1]
+        load = self.load(web, lambda: victim.signal(signal.SIGKILL))
+        self.rig.until_all_ran(load.accepted)
+        self.rig.until_ready(web, 2)
+        self.others_share(web, victim, workers)
+        self.takes_part_again(web, victim)
+
+    def test_one_of_three_is_stopped(self) -> None:
+        """Every accepted job runs, and none twice; the worker ends by itself; restarted, it takes part again."""
+        web, workers = self.start()
+        leaver = workers[1]
+        load = self.load(web, lambda: leaver.signal(signal.SIGTERM))
+        count = self.rig.until_all_ran(load.accepted)
+        leaver.wait(20)
+        self.assertEqual(count, Count(JOBS, JOBS, 0, 0))
+        self.others_share(web, leaver, workers)
+        self.assertEqual(self.rig.count(load.accepted).run_twice, 0)
+        self.takes_part_again(web, leaver)
+
+    def test_one_of_three_is_stopped_with_a_full_window(self) -> None:
+        """What stands in the window is run by the worker before it leaves, and by nobody else."""
+        web, workers = self.start("--window=400", seconds=0.0005)
+        leaver = workers[1]
+        load = self.load(web, lambda: leaver.signal(signal.SIGTERM))
+        self.assertEqual(self.rig.until_all_ran(load.accepted), Count(JOBS, JOBS, 0, 0))
+        leaver.wait(20)
+        self.assertEqual(self.rig.count(load.accepted), Count(JOBS, JOBS, 0, 0))
+
+    def test_one_of_three_is_frozen_and_thawed(self) -> None:
+        """What it had not begun runs elsewhere, and not again when it thaws; then it takes part again."""
+        web, workers = self.start()
+        frozen = workers[1]
+        load = self.load(web, lambda: frozen.signal(signal.SIGSTOP))
+        self.rig.until_ready(web, 2)
+        begun = len(self.rig.record(frozen.port).begun)
+        self.rig.until("all that another could run has run", lambda: self.rig.count(load.accepted).lost <= 1)
+        self.others_share(web, frozen, workers)
+        frozen.signal(signal.SIGCONT)
+        self.rig.until_ready(web, 3)
+        more = Load(web.port, NUMBERS[:300]).run(10)
+        self.rig.until_all_ran([*load.accepted, *more.accepted])
+        record = self.rig.record(frozen.port)
+        thawed = set(record.begun[begun:])
+        self.assertTrue(thawed <= set(more.accepted), "it ran what had been handed on")
+        self.assertApproximates(len(thawed), 100, 15)
+        self.assertLessEqual(self.rig.count(load.accepted).run_twice, 1)
+
+    def test_a_worker_that_is_killed_again_and_again_loses_nothing(self) -> None:
+        """Killed three times in one load, and restarted each time."""
+        web, workers = self.start()
+        current = [workers[2]]
+
+        def replace() -> None:
+            current[0].signal(signal.SIGKILL)
+            current[0].wait()
+            current[0] = self.rig.worker(workers[2].port)
+
+        load = Load(web.port, NUMBERS)
+        for part in (1, 2, 3):
+            load.at(part * JOBS // 4, replace)
+        load.run(50)
+        self.assertEqual(len(load.accepted), JOBS)
+        self.rig.until_all_ran(load.accepted)
+
+
+class WorkersGoWithTheExample(WorkersGo):
+    """With a worker that was written from docs/protocol.rst alone."""
+
+    example = True
+
+
+class OnlyOurs(SynchronousTestCase):
+    """What the example worker has no option for."""
+
+    def test_results_of_100_kb_arrive_before_a_stopped_worker_ends(self) -> None:
+        """SIGTERM under load: what was run is reported, however large, so nothing runs twice."""
+        with Rig() as rig:
+            workers = [rig.worker(handler="large_result") for _ in range(3)]
+            web = rig.web([worker.port for worker in workers])
+            rig.until_ready(web, 3)
+            load = Load(web.port, NUMBERS[:2000])
+            load.at(1000, lambda: workers[0].signal(signal.SIGTERM))
+            load.run(50)
+            self.assertEqual(rig.until_all_ran(load.accepted), Count(2000, 2000, 0, 0))
+            workers[0].wait(20)
+            rig.until_ready(web, 2)
+            self.assertEqual(rig.count(load.accepted), Count(2000, 2000, 0, 0))
+
+    def test_a_handler_that_blocks_for_five_seconds_is_not_taken_for_dead(self) -> None:
+        """With a full window behind it; nothing runs twice, and nobody else gets its jobs meanwhile."""
+        with Rig() as rig:
+            worker, other = rig.worker(), rig.worker()
+            web = rig.web([worker.port], "--window=50")
+            rig.until_ready(web, 1)
+            began = time.monotonic()
+            load = Load(web.port, [b"5", *[b"job %d" % n for n in range(49)]]).run(1)
+            self.assertEqual(rig.until_all_ran(load.accepted), Count(50, 50, 0, 0))
+            self.assertGreater(time.monotonic() - began, 4.5)
+            self.assertNotIn("trying again", web.log.split("ready (")[1])
+            self.assertEqual(len(rig.record(worker.port).begun), 50)
+            self.assertTrue(other.alive)
