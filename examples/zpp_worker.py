@@ -11,8 +11,8 @@ out, now = os.open(outfile, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), time
 incarnation, head = random.getrandbits(64), b"\xf0ZPP\x01"
 about = {"concurrency": 1, "host": socket.gethostname(), "pid": os.getpid(), "handler": "zpp_worker", "version": "1"}
 ready = b"R", struct.pack("!Q", incarnation), json.dumps(about).encode()
-queue = []  # jobs not begun: session (None for a plain job), sequence number, body, when it came
-sessions, leaving = {}, []  # the newest session of each ventilator by its number; when SIGTERM came
+# Jobs not begun (session or None, sequence, body, when it came); each ventilator's newest session; when SIGTERM came
+queue, sessions, leaving = [], {}, []
 
 class Session:
     def __init__(self, ventilator, generation, number, sink, window, done):
@@ -38,9 +38,10 @@ class Session:
         queue[:] = [job for job in queue if job[0] is not self]
         self.given_up = True
         if say: self.send(*ready)
-        if forget:
-            self.push.close(2000 if self.up else 0)  # rule 9
-            del sessions[self.ventilator]
+        if forget: sessions.pop(self.ventilator).close()
+    def close(self):
+        self.push.disable_monitor()  # or libzmq keeps all of its sockets
+        self.push.close(2000 if self.up else 0)  # rule 9
     def look_after(self):
         while self.monitor.poll(0):
             event, was_up = zmq.utils.monitor.recv_monitor_message(self.monitor)["event"], self.up
@@ -54,17 +55,19 @@ class Session:
         if now() > self.useful_at + 60 or (leaving and (self.given_up or not self.up)):  # rules 3 and 6
             self.give_up(forget=True)
         elif not self.up and now() > self.try_at:
-            self.connect()  # and so drops the old sockets
+            self.close()
+            self.connect()
 
 def handle(peer, kind, fields, *rest):
     session = next((s for s in sessions.values() if struct.pack("!Q", s.number) == fields[:8] and not s.given_up), None)
     if kind == head + b"H":
         (ventilator, generation, number), limits = struct.unpack("!QQQ", fields), json.loads(rest[0])
         host, sink_port = re.fullmatch(r"tcp://(\[[\w:.%]+\]|[\w.*-]+):(\d+)", limits["sink"]).groups()
-        host, old = peer if host in ("*", "0.0.0.0", "[::]") else host, sessions.get(ventilator)
+        host, old = peer if host in ("*", "0.0.0.0", "[::]") else host.strip("[]"), sessions.get(ventilator)
         if not old or generation > old.generation:  # rules 1 and 4
-            sink, done = f"tcp://{host}:{sink_port}", old.done if old else []
-            new = Session(ventilator, generation, number, sink, limits.get("window"), done)
+            host = socket.getaddrinfo(host, None)[0][4][0]  # libzmq would do so in the thread of all sockets
+            sink = f"tcp://[{host}]:{sink_port}" if ":" in host else f"tcp://{host}:{sink_port}"
+            new = Session(ventilator, generation, number, sink, limits.get("window"), old.done if old else [])
             least = min(sessions.values(), key=lambda s: s.received) if len(sessions) > 50 else None  # rule 10
             if old or least: (old or least).give_up(forget=True)
             sessions[ventilator] = new
@@ -83,19 +86,16 @@ def run(session, sequence, body, _):
     os.write(out, f"end {name}\n".encode())
     if session: session.done.append(sequence)
 
-context, address, said_bye, alive_at = zmq.Context(), f"tcp://127.0.0.1:{port}", False, now()
+context, said_bye, alive_at = zmq.Context(), False, now()
 for option, value in ((zmq.RCVHWM, 0), (zmq.SNDHWM, 0), (zmq.LINGER, 0), (zmq.RECONNECT_IVL, -1)):
     context.setsockopt(option, value)
-pull = context.socket(zmq.PULL)
-pull.bind(address)
+(pull := context.socket(zmq.PULL)).bind(f"tcp://127.0.0.1:{port}")
 for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, lambda *_: leaving.append(now()))
-print(f"ready for ventilators at {address}", file=sys.stderr, flush=True)
+print(f"ready for ventilators on port {port}", file=sys.stderr, flush=True)
 while not said_bye or ((queue or sessions) and now() < leaving[0] + 30):
     readable, stopped, alive_at = pull.poll(0 if queue else 20), now() > alive_at + float(seconds) + 1, now()
-    for session in list(sessions.values()):
-        try: session.look_after()
-        except zmq.ZMQError as error: print(f"no sockets: {error}", file=sys.stderr)
-        if stopped: session.give_up()
+    for session in list(sessions.values()): session.look_after()
+    for session in sessions.values() if stopped else (): session.give_up()  # rule 3
     if leaving and not said_bye:  # rule 6
         said_bye = True
         for session in sessions.values(): session.send(b"B")
@@ -103,7 +103,7 @@ while not said_bye or ((queue or sessions) and now() < leaving[0] + 30):
         try:
             message = pull.recv_multipart(zmq.NOBLOCK, copy=False)
             peer, frames = message[0]["Peer-Address"], [frame.bytes for frame in message]
-            if frames[0].startswith(head[:4]): handle(f"[{peer}]" if ":" in peer else peer, *frames)
+            if frames[0].startswith(head[:4]): handle(peer, *frames)
             else: queue.append((None, random.getrandbits(64), frames[-1], now()))  # a plain job
         except zmq.Again: break
         except Exception as error: print(f"dropped a message: {error!r}", file=sys.stderr)  # rule 10

@@ -37,7 +37,7 @@ from zpipeline.protocol import (
 )
 
 # trial has no plugin that would load a profile, so each property names its settings.
-thorough = settings(max_examples=150, deadline=None, database=None)
+thorough = settings(max_examples=120, deadline=None, database=None)
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "zpp1.json").read_text("utf-8"))
 DECODERS = {"worker": decode_for_worker, "sink": decode_for_sink}
@@ -91,9 +91,7 @@ def frames_of(message: Any) -> list[bytes]:
     if not isinstance(message, Jobs):
         return encode(message)
     blobs = [encode_headers(one) for one in message.headers]
-    return encode_jobs(
-        message.session, message.sequences, message.attempts, message.accepted_at, blobs, message.bodies
-    )
+    return encode_jobs(message.session, message.sequences, message.attempts, message.accepted_at, blobs, message.bodies)
 
 
 class RoundTripTests(unittest.SynchronousTestCase):
@@ -247,9 +245,8 @@ class VectorTests(unittest.SynchronousTestCase):
 
 REAL = [frames_in(vector) for vector in VECTORS["valid"]]
 HEADS = sorted({frames[0] for frames in REAL})
-frame = st.binary(max_size=80) | st.builds(
-    b"".join, st.lists(st.sampled_from([b"\0" * 8, b"\xff" * 8, b'{"', b"}", b"[", b'"', b"{}", b"t", b"j"]), max_size=9)
-)
+pieces = st.sampled_from([b"\0" * 8, b"\xff" * 8, b'{"', b"}", b"[", b'"', b"{}", b"t", b"j"])
+frame = st.binary(max_size=80) | st.lists(pieces, max_size=9).map(b"".join)
 
 
 def at_most_refuse(frames: list[bytes]) -> None:
@@ -303,7 +300,7 @@ class HostileTests(unittest.SynchronousTestCase):
     def test_arbitrary_frames_under_a_real_head(self, head: bytes, frames: list[bytes]) -> None:
         at_most_refuse([head, *frames])
 
-    @settings(thorough, max_examples=1500)
+    @settings(thorough, max_examples=1000)
     @given(mutated())
     def test_real_messages_after_accidents(self, frames: list[bytes]) -> None:
         at_most_refuse(frames)

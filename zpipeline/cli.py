@@ -1,7 +1,7 @@
 """The ``zpipe`` command: what helps around a pipeline, a subcommand for each.
 
-A subcommand is a module with a `SUMMARY` (one line), `add_arguments` (to its parser) and `run`, which is given its parser
-and the arguments, and returns the exit status. The pipeline itself is run by twistd.
+A subcommand is a module with a `SUMMARY` (one line), `add_arguments` (to its parser) and `run`, which is given its
+parser and the arguments, and returns the exit status. The pipeline itself is run by twistd.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""The errors of zpipeline, one small tree.
+"""The errors of zpipeline, one small tree::
 
-ZpipelineError
-  UsageError          an option or argument that cannot work; the message says how to mend it
-    HandlerError      no usable handler under that name
-  ProtocolError       a ZeroMQ message that breaks ZPP/1
-  Refused             a job that was not accepted; nothing of it is kept
-    Full              the bound on unsettled jobs is reached
-    Draining          the pipeline is being stopped
-    TooLarge          a body is over the limit
+    ZpipelineError
+        UsageError          an option or argument that cannot work; the message says how to mend it
+            HandlerError    no usable handler under that name
+        ProtocolError       a ZeroMQ message that breaks ZPP/1
+        Refused             a job that was not accepted; nothing of it is kept
+            Full            the bound on unsettled jobs is reached
+            Draining        the pipeline is being stopped
+            TooLarge        a body is over the limit
 """
 
 from __future__ import annotations

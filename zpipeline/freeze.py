@@ -7,7 +7,7 @@ whole process stands still it does not.
 
 from __future__ import annotations
 
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from time import monotonic
 
 TICK = 0.25
@@ -22,20 +22,17 @@ class FreezeWatch:
 
     def __init__(self) -> None:
         self._last = monotonic()
-        self._gaps = 0
-        self._seen = 0
+        self._thawed = False
+        self._lock = Lock()
         self._stop = Event()
         Thread(target=self._tick, name="zpipeline freeze watch", daemon=True).start()
 
     def has_thawed(self) -> bool:
         """Whether the process has stood still since this was asked last."""
-        if monotonic() - self._last > GAP:
-            # the ticking thread has not noticed yet, and will count what is found here
-            self._seen = self._gaps + 1
-            return True
-        thawed = self._gaps > self._seen
-        self._seen = max(self._seen, self._gaps)
-        return thawed
+        with self._lock:
+            self._look()  # the ticking thread may not have noticed yet
+            thawed, self._thawed = self._thawed, False
+            return thawed
 
     def stop(self) -> None:
         """End the thread."""
@@ -43,7 +40,11 @@ class FreezeWatch:
 
     def _tick(self) -> None:
         while not self._stop.wait(TICK):
-            now = monotonic()
-            if now - self._last > GAP:
-                self._gaps += 1
-            self._last = now
+            with self._lock:
+                self._look()
+
+    def _look(self) -> None:
+        now = monotonic()
+        if now - self._last > GAP:
+            self._thawed = True
+        self._last = now

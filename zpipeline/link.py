@@ -33,7 +33,7 @@ class State(Enum):
     STOPPED = "stopped"
     WAITING = "waiting for the next try"
     RESOLVING = "its host name is not resolved"
-    CONNECTING = "no answer"
+    CONNECTING = "no answer: unreachable, frozen, or not ZeroMQ"
     CONNECTED = "connected"
 
 

@@ -92,7 +92,8 @@ class Runner:
         self._owner = owner
         self._handler = handler
         self._asynchronous_concurrency = concurrency
-        self._pool = _DaemonPool(0, threads, "zpipeline") if threads else None
+        self._threads = threads
+        self._pool: _DaemonPool | None = None
         if threads:
             self.concurrency = threads
         else:
@@ -111,7 +112,8 @@ class Runner:
 
     def start(self) -> None:
         """Make ready to run."""
-        if self._pool is not None:
+        if self._threads:
+            self._pool = _DaemonPool(0, self._threads, "zpipeline")  # one that was stopped cannot start again
             self._pool.start()
 
     def stop(self) -> None:
@@ -120,6 +122,7 @@ class Runner:
         for call in (self._slice, self._patience):
             if call is not None and call.active():
                 call.cancel()
+        self._slice = self._patience = None
         if self._pool is not None and not self._running:
             self._pool.stop()
 
@@ -169,7 +172,7 @@ class Runner:
         self._in_handler = delivery
         try:
             result = self._handler(delivery.job)
-        except (Exception, SystemExit):
+        except BaseException:  # as for asynchronous handlers and threads; asyncio's CancelledError is no Exception
             self._failed(delivery, Failure())
         else:
             if result is None:

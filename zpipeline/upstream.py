@@ -139,8 +139,8 @@ class Upstream:
 
     def failed(self, delivery: Delivery, failure: Failure) -> None:
         """Report it with the next `report`."""
-        error = failure.value
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        name, said = type(failure.value).__name__, failure.getErrorMessage()
+        reason = f"{name}: {said}" if said else name
         log.warn("job {id} failed: {reason}", id=delivery.job.id, reason=reason)
         self._failed.append(
             protocol.Failed(
@@ -223,11 +223,12 @@ def to_result(value: Any, job_id: str) -> protocol.Result:
         size = len(value)
     else:
         try:
-            size = len(json.dumps(value))
+            text = json.dumps(value, allow_nan=False)
+            snapshot = json.loads(text)  # the handler may go on to change what it returned
         except (TypeError, ValueError, RecursionError) as error:
             log.warn("job {id}: its result is dropped: it is not bytes, text or JSON: {error}", id=job_id, error=error)
             return None
-        result = protocol.Json(value)
+        result, size = protocol.Json(snapshot), len(text)
     if size > MAX_RESULT:
         log.warn("job {id}: its result is dropped: {size} bytes are over {max}", id=job_id, size=size, max=MAX_RESULT)
         return None

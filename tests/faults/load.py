@@ -81,6 +81,16 @@ def post(port: int, body: bytes) -> tuple[int, dict[str, str], bytes]:
     return _once(port, head + body)
 
 
+def batch(port: int, lines: list[bytes]) -> list[str]:
+    """One POST /batch, which must be accepted: the ids."""
+    body = b"\n".join(lines)
+    head = b"POST /batch HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\n"
+    status, _, answer = _once(port, head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+    assert status == 202, answer
+    ids: list[str] = json.loads(answer)["ids"]
+    return ids
+
+
 def _once(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
     import socket
 

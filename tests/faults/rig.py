@@ -181,7 +181,7 @@ class Rig(ExitStack):
 
     def records(self) -> dict[int, Record]:
         """What each worker has run, by port."""
-        ports = sorted(int(path.name.split("-")[1]) for path in self.folder.glob("record-*"))
+        ports = sorted(int(path.name.split("-")[1]) for path in self.folder.glob("record-*") if not path.suffix)
         return {port: self.record(port) for port in ports}
 
     def ended(self) -> Counter[str]:

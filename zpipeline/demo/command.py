@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
@@ -57,11 +59,9 @@ def run(parser: ArgumentParser, arguments: Namespace) -> int:
     plan = Plan(arguments.requests, arguments.connections, arguments.workers, Fault(arguments.fault))
     if plan.fault.ends_worker and plan.workers == 1:
         parser.error(f"--fault {plan.fault.value} takes at least 2 workers: one has to be left")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
     console = Console()
     try:
-        with TemporaryDirectory(prefix="zpipe-demo-") as scratch, _progress_bar(console) as progress:
+        with _tidy_end(), TemporaryDirectory(prefix="zpipe-demo-") as scratch, _progress_bar(console) as progress:
             bar = progress.add_task("", total=plan.requests)
             result = run_experiment(
                 plan,
@@ -87,6 +87,17 @@ def _progress_bar(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def _tidy_end() -> Iterator[None]:
+    """Have what usually ends a process at once unwind it, as Ctrl-C does."""
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave(number: int, frame: object) -> NoReturn:

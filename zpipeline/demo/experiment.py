@@ -24,6 +24,9 @@ HANDLER = "zpipeline.demo.handler:record"
 #: How long starting may take, in seconds.
 PATIENCE = 60.0
 
+#: How long a question for its health may take the web process, in seconds.
+HEALTH = 5.0
+
 #: What has not moved for so many seconds does not move any more.
 STALLED = 30.0
 
@@ -154,7 +157,7 @@ class _Experiment:
             victim.signal(signal)
 
     def _ready_workers(self) -> int:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=HEALTH)
         try:
             connection.request("GET", "/health/ready")
             answer: Any = json.loads(connection.getresponse().read())

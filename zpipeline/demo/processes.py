@@ -24,7 +24,7 @@ DRAIN = 5
 MARGIN = 3.0
 
 _TWISTD = "import os, sys; os.setpgid(0, 0); from twisted.scripts.twistd import run; sys.exit(run())"
-_LOG_LINES = 20
+_LOG_LINES = 10
 
 
 class Child:

@@ -29,7 +29,7 @@ def make_table(result: Result) -> RenderableType:
     for name, jobs in tally.jobs.items():
         share = tally.shares[name]
         about = _WHAT_HAPPENED.get(plan.fault) if name == worker_name(1) else None
-        bar = ProgressBar(total=1.0, completed=share, width=_BAR)
+        bar = ProgressBar(total=1.0, completed=share, width=_BAR, complete_style="green")
         workers.add_row(f"{name}, {about}" if about else name, f"{jobs:,}", f"{share:.1%}", bar)
     totals = Table.grid(padding=(0, 2))
     totals.add_column()

@@ -75,7 +75,8 @@ class Options(usage.Options):
 
 def _watch_stdin(reactor: Any) -> None:
     # StandardIO makes what it writes to non-blocking, for all who share it: not the console, where logs would be torn.
-    StandardIO(_UntilEOF(reactor), stdout=os.open(os.devnull, os.O_WRONLY), reactor=reactor)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    StandardIO(_UntilEOF(reactor), stdout=nowhere, reactor=reactor)  # type: ignore[call-arg] # mypy reads Windows' own
 
 
 class _UntilEOF(Protocol):
