@@ -7,7 +7,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 
 # The modules without I/O, whose branches the tests cover without a gap.
-PURE = zpipeline/protocol.py,zpipeline/dispatch.py,zpipeline/window.py
+PURE = zpipeline/protocol/*,zpipeline/dispatch.py,zpipeline/window.py
 PURE_TESTS = $(wildcard tests/test_protocol*.py tests/test_dispatch*.py tests/test_window*.py)
 
 # A virtual environment whose making failed is made again.

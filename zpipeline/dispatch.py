@@ -75,12 +75,6 @@ class Session:
         self.paused = False
         self.reports = 0
 
-    def has_room_for(self, entry: Entry, size: int) -> bool:
-        """Whether the entry fits into the window, of `size` jobs."""
-        if not self.in_flight:
-            return True
-        return len(self.in_flight) < size and self.bytes + len(entry.body) <= WINDOW_BYTES
-
 
 class Dispatcher:
     """All unsettled jobs and all ready workers of one ventilator.
@@ -139,7 +133,7 @@ class Dispatcher:
 
         :raises Full: rule 4.
         """
-        size = sum(len(entry.body) for entry in entries)
+        size = sum([len(entry.body) for entry in entries])
         if self.pending + len(entries) > self.max_pending:
             raise Full(f"{self.pending} jobs are unsettled, and {self.max_pending} may be: try again later")
         if self.bytes + size > self.max_bytes:
@@ -185,22 +179,33 @@ class Dispatcher:
 
     def assign(self, now: float) -> list[tuple[Session, list[Entry]]]:
         """Rules 1 to 3: who gets what, now. What is returned counts as in flight."""
-        turn = deque((session, session.window.size(now)) for session in self._ring)
+        turn = deque([(session, session.window.size(now)) for session in self._ring])
         given: dict[Session, list[Entry]] = {}
         last: Session | None = None
-        while turn:
+        passed = 0  # workers in a row that have no room for the bytes of this job, and may have it for the next
+        while passed < len(turn):
             entry = self._peek()
             if entry is None:
                 break
             session, size = turn[0]
-            if not session.has_room_for(entry, size):
-                turn.popleft()
-                continue
+            in_flight = session.in_flight
+            if in_flight:
+                if len(in_flight) >= size:
+                    turn.popleft()
+                    continue
+                if session.bytes + len(entry.body) > WINDOW_BYTES:
+                    turn.rotate(-1)
+                    passed += 1
+                    continue
+            passed = 0
             self._take_peeked()
-            given.setdefault(session, []).append(entry)
-            session.window.sent(entry.sequence, len(session.in_flight), now)
+            batch = given.get(session)
+            if batch is None:
+                batch = given[session] = []
+                session.window.sent(entry.sequence, len(in_flight), now)
+            batch.append(entry)
             entry.holder = session
-            session.in_flight[entry.sequence] = entry
+            in_flight[entry.sequence] = entry
             session.bytes += len(entry.body)
             last = session
             turn.rotate(-1)

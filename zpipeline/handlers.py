@@ -50,7 +50,7 @@ def find_handler(name: str) -> Handler:
                 f"there is no module {module_name!r} in {os.getcwd()}, nor elsewhere on Python's path"
             ) from None
         raise HandlerError(f"importing {module_name!r} fails: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HandlerError(f"importing {module_name!r} fails: {type(error).__name__}: {error}") from None
     for part in path.split("."):
         try:

@@ -225,6 +225,9 @@ class Pipeline(Service):
             if link.session in self._sessions and not self._plain:
                 link.send(protocol.encode(protocol.Close(link.session)))
             link.stop(LINGER_MS)
+            session = self._dispatcher.session(link.session)
+            if session is not None:
+                self._dispatcher.lose(session)
         self._links.clear()
         self._sessions.clear()
         if self._factory is not None:
@@ -312,7 +315,8 @@ class Pipeline(Service):
         assert self._sink is not None
         # Reports that are here already count. They must not find the session half gone, hence before anything else.
         self._sink.drain(_DRAIN_SINK_SECONDS)
-        del self._sessions[link.session]
+        if self._sessions.pop(link.session, None) is None:
+            return  # one of them was the last that stopping waited for
         self._past[link.session] = None
         if len(self._past) > _PAST_SESSIONS:
             self._past.popitem(last=False)

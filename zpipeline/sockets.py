@@ -162,7 +162,7 @@ class Pull(_Bounded, ZmqPullConnection):  # type: ignore[misc]
             self.addEndpoints([ZmqEndpoint(ZmqEndpointType.bind, address)])
         except zmq.ZMQError as error:
             self.close()
-            raise UsageError(f"{address} cannot be bound: {str(error.strerror).lower()}") from None
+            raise UsageError(f"{address} cannot be bound: {zmq.strerror(error.errno).lower()}") from None
         self.address: str = self.socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
 
     def messageReceived(self, frames: list[bytes], first: zmq.Frame) -> None:

@@ -192,7 +192,10 @@ class Upstream:
         """Queue what goes out first: what was done meanwhile, then READY."""
         self._say_done()
         self._on_its_way = len(self._done)
-        link.send(protocol.encode(self._owner.make_ready(self.session)))
+        ready = protocol.encode(self._owner.make_ready(self.session))
+        link.send(ready)
+        if not self.takes_jobs:
+            link.send(ready)  # if what gave the session up was lost with the connection, one READY would revive it
         self._sent = 0
 
     def link_connected(self, link: Link) -> None:
@@ -240,9 +243,10 @@ def _batches(done: list[tuple[int, protocol.Result]]) -> list[list[tuple[int, pr
     batches: list[list[tuple[int, protocol.Result]]] = []
     size = 0
     for item in done:
-        size += len(item[1]) if isinstance(item[1], bytes | str) else 0
+        length = len(item[1]) if isinstance(item[1], bytes | str) else 0
+        size += length
         if not batches or len(batches[-1]) == protocol.MAX_JOBS_IN_MESSAGE or size > protocol.MAX_BYTES_IN_MESSAGE:
             batches.append([])
-            size = 0
+            size = length
         batches[-1].append(item)
     return batches

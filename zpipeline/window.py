@@ -105,7 +105,7 @@ class Window:
         counts = self._counts
         while counts and counts[0][0] <= now - PERIOD:
             self._total -= counts.popleft()[1]
-        under_way = round(2 * self._under_way) if now < self._under_way_until else 0
+        under_way = round(1.5 * self._under_way) if now < self._under_way_until else 0
         return min(max(self.concurrency + 1 + under_way, self._total), MAX_WINDOW)
 
     def _measure(self, now: float) -> None:

@@ -152,7 +152,8 @@ class Worker(Service):
         if self._finished is None or self._finished.called or self._pull is None:
             return
         self._pull.drain(_DRAIN_PULL_SECONDS)
-        if self._runner.idle and not self._upstreams:
+        # A CLOSE that was just read may have led here already.
+        if self._runner.idle and not self._upstreams and self._finished is not None:
             self._finished.callback(None)
 
     # What arrives

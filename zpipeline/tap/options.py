@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, NoReturn, TypeVar
+from math import isfinite
+from typing import Any, NoReturn
 
-from twisted.internet.error import ReactorNotRunning
-from twisted.internet.protocol import Protocol
-from twisted.internet.stdio import StandardIO
 from twisted.python import usage
 
+from zpipeline._version import __version__
 from zpipeline.errors import UsageError
 
-T = TypeVar("T")
-
-#: For the `optFlags` of those who call `heed_eof`.
+#: For the `optFlags` of those who call `zpipeline.tap.eof.leave_at_eof`.
 UNTIL_EOF = [
     "until-eof",
     None,
-    "Leave when standard input ends, and not at SIGINT: for who starts it as a child process.",
+    "Leave when standard input ends, within 5 seconds, and not at SIGINT: for who starts it as a child process.",
 ]
 
 
@@ -31,6 +25,7 @@ class Options(usage.Options):
 
     #: The plugin's name, for error messages.
     command = ""
+    synopsis = "[options]"
     parent: Any
     longdesc: str | None
 
@@ -39,75 +34,81 @@ class Options(usage.Options):
         try:
             super().parseOptions(options)
         except (usage.UsageError, UsageError) as error:
-            self.refuse(f"{error} (see twistd {self.command} --help)")
+            self.refuse(error, f"see twistd {self.command} --help")
 
-    def refuse(self, why: object) -> NoReturn:
-        """End the process."""
-        sys.exit(f"{self.command}: {why}")
+    def refuse(self, why: object, hint: str = "") -> NoReturn:
+        """End the process with one line on stderr."""
+        line = " ".join(f"{self.command}: {why}".split())
+        sys.exit(f"{line} ({hint})" if hint else line)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """There are none."""
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}: there are only options")
 
     def postOptions(self) -> None:
         """Two of these may run beside each other in one directory, when they run in the foreground."""
-        if self.in_foreground:
+        if self.in_foreground and self.parent["pidfile"] == self.parent.defaults["pidfile"]:
             self.parent["pidfile"] = None
+        if self.get("until-eof") and not self.in_foreground:
+            raise usage.UsageError("--until-eof needs twistd's -n: a daemon has no standard input")
+
+    def opt_version(self) -> NoReturn:
+        """Display zpipeline's version and exit."""
+        print(f"zpipeline {__version__}")
+        sys.exit(0)
 
     @property
     def in_foreground(self) -> bool:
         """Whether twistd was told -n."""
-        return self.parent is not None and bool(self.parent.get("nodaemon"))
+        return bool(self.parent["nodaemon"] or self.parent["debug"])
 
-    def bind_now(self, bind: Callable[[], None]) -> None:
+    @property
+    def logs_to_console(self) -> bool:
+        """Whether the log is what the console shows."""
+        elsewhere = self.parent["syslog"] or self.parent["logger"] or self.parent["logfile"] not in (None, "-")
+        return self.in_foreground and not elsewhere
+
+    def bind_now(self, bind: Callable[[], None], hint: str) -> None:
         """Bind before the service starts, so that a port that is taken is one line on stderr.
 
         Not when twistd is to become a daemon: sockets and their threads would not live through its fork.
+
+        :param hint: which options name another.
         """
         if self.in_foreground:
             try:
                 bind()
             except UsageError as error:
-                self.refuse(error)
-
-    def heed_eof(self, reactor: Any) -> None:
-        """Do what --until-eof says, if it was given."""
-        if self["until-eof"]:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            reactor.callWhenRunning(_watch_stdin, reactor)
+                self.refuse(error, hint)
 
 
-def _watch_stdin(reactor: Any) -> None:
-    # StandardIO makes what it writes to non-blocking, for all who share it: not the console, where logs would be torn.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    StandardIO(_UntilEOF(reactor), stdout=nowhere, reactor=reactor)  # type: ignore[call-arg] # mypy reads Windows' own
+def whole(option: str, lowest: int = 1, highest: int | None = None) -> Callable[[str], int]:
+    """A coerce function for `optParameters`: a whole number from `lowest` to `highest`."""
+    bounds = f"{lowest} or more" if highest is None else f"from {lowest} to {highest}"
 
-
-class _UntilEOF(Protocol):
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-
-    def connectionLost(self, reason: object = None) -> None:
-        with suppress(ReactorNotRunning):  # it may be leaving already
-            self._reactor.stop()
-
-
-def number(option: str, lowest: float, kind: Callable[[str], T]) -> Callable[[str], T]:
-    """A coerce function for `optParameters`: a number, at least `lowest`."""
-
-    def coerce(text: str) -> T:
+    def coerce(text: str) -> int:
         try:
-            value = kind(text)
+            number = int(text)
         except ValueError:
-            raise usage.UsageError(f"--{option} {text!r}: it is a number") from None
-        if not value >= lowest:  # type: ignore[operator]
-            raise usage.UsageError(f"--{option} {text}: it is {lowest} or more")
-        return value
+            number = lowest - 1
+        if number < lowest or (highest is not None and number > highest):
+            raise usage.UsageError(f"--{option} {text!r} is not a whole number, {bounds}")
+        return number
 
     return coerce
 
 
-def whole(option: str, lowest: int = 1) -> Callable[[str], int]:
-    """A whole number."""
-    return number(option, lowest, int)
-
-
 def seconds(option: str) -> Callable[[str], float]:
-    """A time in seconds."""
-    return number(option, 0, float)
+    """A coerce function for `optParameters`: a time in seconds."""
+
+    def coerce(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if not isfinite(number) or number < 0:
+            raise usage.UsageError(f"--{option} {text!r} is not a number of seconds, 0 or more")
+        return number
+
+    return coerce

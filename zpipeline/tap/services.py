@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from zpipeline.errors import UsageError
+
+#: Signals within so many seconds of the first are one asking: timeout(1), for one, sends two.
+_ONE_ASKING = 0.5
 
 log = Logger()
 
@@ -23,14 +28,26 @@ class InOrder(MultiService):
     """Services that are started one after the other, and stopped in the opposite order, each when the one before
     it has ended.
 
-    While they end, a second SIGINT or SIGTERM ends the process at once.
+    SIGINT or SIGTERM stop them; asked a second time, while they end, the process ends at once.
+
+    :param waits: for what stopping waits, for the log.
     """
+
+    def __init__(self, reactor: Any, waits: str) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._waits = waits
+        self._asked_at: float | None = None
+
+    def startService(self) -> None:
+        """Start all of them."""
+        super().startService()
+        self._reactor.callWhenRunning(self._watch_signals)
 
     def stopService(self) -> Deferred[None]:
         """Stop all of them."""
         Service.stopService(self)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _leave_at_once)
+        log.info("leaving: waits {waits}; asked again (SIGINT or SIGTERM) it leaves at once", waits=self._waits)
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -40,10 +57,25 @@ class InOrder(MultiService):
             except Exception:
                 log.failure("{service} did not stop", service=service)
 
+    def _watch_signals(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stop = signal.getsignal(number)
+            if callable(stop):
+                signal.signal(number, self._asker(stop))
 
-def _leave_at_once(number: int, frame: object) -> None:
-    os.write(2, b"asked twice: leaving at once\n")
-    os._exit(128 + number)
+    def _asker(self, stop: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
+        def asked(number: int, frame: FrameType | None) -> None:
+            now = time.monotonic()
+            if self._asked_at is None:
+                self._asked_at = now
+                stop(number, frame)
+            elif now > self._asked_at + _ONE_ASKING:
+                try:
+                    log.warn("asked again: leaves at once")
+                finally:
+                    os._exit(128 + number)
+
+        return asked
 
 
 class Listener(Service):
@@ -59,30 +91,36 @@ class Listener(Service):
         self._port: IListeningPort | None = None
         try:
             self._endpoint = serverFromString(reactor, description)
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # endpoints are plugins, and each has its own way
             raise UsageError(
                 f"--listen {description!r} is no server endpoint, such as tcp:4567:interface=127.0.0.1: {error}"
             ) from None
 
     def bind(self) -> None:
-        """Listen; `startService` does so too. Call it first to learn of a port that is taken.
+        """Listen, if it does not yet; starting does so too. Call it first to learn of a port that is taken.
 
         :raises UsageError: listening failed at once.
         """
+        if self._port is not None:
+            return
         failures: list[Failure] = []
         self._endpoint.listen(self._factory).addCallbacks(self._is_bound, failures.append)
         for failure in failures:
-            failure.trap(CannotListenError, OSError)
             error: Any = failure.value
             why = getattr(error, "socketError", error)
             why = getattr(why, "strerror", None) or why
             raise UsageError(f"cannot listen on {self._description}: {str(why).lower()}")
 
+    def privilegedStartService(self) -> None:
+        """Listen while ports below 1024 are allowed (twistd --uid)."""
+        super().privilegedStartService()
+        self.bind()
+
     def startService(self) -> None:
         """Take connections."""
         super().startService()
-        if self._port is None:
-            self.bind()
+        self.bind()
+        log.info("serving HTTP on {description}", description=self._description)
 
     def stopService(self) -> Any:
         """Take no more connections."""
@@ -94,9 +132,9 @@ class Listener(Service):
         self._port = port
 
 
-def in_order(*services: IService) -> InOrder:
+def in_order(reactor: Any, waits: str, *services: IService) -> InOrder:
     """The services, to be started in this order."""
-    together = InOrder()
+    together = InOrder(reactor, waits)
     for service in services:
         service.setServiceParent(together)
     return together

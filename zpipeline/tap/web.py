@@ -15,10 +15,13 @@ from zpipeline.pipeline import (
     MAX_PENDING,
     Pipeline,
 )
+from zpipeline.sockets import MAX_FRAME
+from zpipeline.tap.eof import leave_at_eof
 from zpipeline.tap.options import UNTIL_EOF, seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.web import make_site
+from zpipeline.window import MAX_WINDOW
 
 DEFAULT_LISTEN = "tcp:4567:interface=127.0.0.1"
 
@@ -28,11 +31,17 @@ class WebOptions(CommonOptions):
 
     optParameters = [
         ["listen", None, DEFAULT_LISTEN, "Where HTTP is served: a Twisted server endpoint description."],
-        ["sink", None, DEFAULT_SINK, "Where workers report to; * is a free port. Workers must reach it."],
-        ["max-pending", None, MAX_PENDING, "How many jobs may be unsettled; more get 503.", whole("max-pending")],
-        ["max-body", None, MAX_BODY, "The largest body of a job, in bytes; larger ones get 413.", whole("max-body")],
-        ["window", None, None, "Jobs in flight at each worker. [default: sizes itself]", whole("window")],
-        ["drain", None, DRAIN, "How many seconds stopping waits for jobs to settle.", seconds("drain")],
+        ["sink", None, DEFAULT_SINK, "The address where workers report; * is a free port. Workers must reach it."],
+        ["max-pending", None, MAX_PENDING, "How many jobs may be unsettled; then 503.", whole("max-pending")],
+        ["max-body", None, MAX_BODY, "How many bytes one job may have; beyond, 413.", whole("max-body", 1, MAX_FRAME)],
+        [
+            "window",
+            None,
+            None,
+            "Jobs in flight at each worker. [default: sizes itself]",
+            whole("window", 1, MAX_WINDOW),
+        ],
+        ["drain", None, DRAIN, "For how many seconds stopping waits for jobs to settle.", seconds("drain")],
     ]
     optFlags = [["access-log", None, "Log every request."]]
 
@@ -41,10 +50,10 @@ class Options(WebOptions):
     """The options of zpipe-web."""
 
     command = "zpipe-web"
-    synopsis = "[options]"
     longdesc = (
         "Serves HTTP, and hands each request to one of the workers: POST / (the body is the job), GET / (the query "
-        "string is), POST /batch (a job a line), GET /jobs/ID, GET /health/ready."
+        "string is), POST /batch (each line is). GET /jobs/ID tells what became of one, GET /health/ready whether "
+        "jobs are accepted. SIGTERM or SIGINT let it settle what it has accepted."
     )
     optFlags = [
         ["plain", None, "Push to plain ZeroMQ PULL sockets, one frame a job: at most once, nothing acknowledged."],
@@ -58,9 +67,6 @@ class Options(WebOptions):
     def opt_worker(self, address: str) -> None:
         """Where a worker listens; may be given many times. [default: tcp://127.0.0.1:4444, 4445 and 4446]"""
         self["workers"].append(address)
-
-    def parseArgs(self) -> None:
-        """There are none."""
 
 
 def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], plain: bool) -> tuple[Pipeline, Listener]:
@@ -79,12 +85,18 @@ def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], pl
         site = make_site(
             pipeline, max_body=options["max-body"], access_log=bool(options["access-log"]), reactor=reactor
         )
+        site.noisy = False
         listener = Listener(reactor, options["listen"], site)
     except UsageError as error:
         options.refuse(error)
-    options.bind_now(pipeline.bind)
-    options.bind_now(listener.bind)
+    options.bind_now(pipeline.bind, "choose another --sink")
+    options.bind_now(listener.bind, "choose another --listen")
     return pipeline, listener
+
+
+def waits(options: WebOptions) -> str:
+    """For what stopping waits."""
+    return f"until all jobs are settled, for {options['drain']:g} seconds at most"
 
 
 def makeService(options: Options) -> IService:
@@ -93,5 +105,6 @@ def makeService(options: Options) -> IService:
 
     workers = options["workers"] or list(DEFAULT_WORKERS)
     services = make_web(options, reactor, workers, bool(options["plain"]))
-    options.heed_eof(reactor)
-    return in_order(*services)
+    if options["until-eof"]:
+        leave_at_eof(reactor)
+    return in_order(reactor, waits(options), *services)

@@ -7,17 +7,31 @@ from twisted.application.service import IService
 from zpipeline.addresses import make_address
 from zpipeline.errors import UsageError
 from zpipeline.handlers import find_handler
+from zpipeline.tap.eof import leave_at_eof
 from zpipeline.tap.options import UNTIL_EOF, seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import in_order
+from zpipeline.window import MAX_WINDOW
 from zpipeline.worker import CONCURRENCY, DRAIN, Worker
 
 DEFAULT_HANDLER = "zpipeline.handlers:log"
 
 HANDLER_PARAMETERS = [
     ["handler", None, DEFAULT_HANDLER, "What runs a job, as MODULE:NAME; the working directory is searched too."],
-    ["concurrency", None, CONCURRENCY, "How many jobs run at once, if the handler is async.", whole("concurrency")],
-    ["threads", None, 0, "Run a blocking handler in so many threads; 0: in the reactor.", whole("threads", 0)],
+    [
+        "concurrency",
+        None,
+        CONCURRENCY,
+        "How many jobs a worker runs at once, if its handler is async.",
+        whole("concurrency", 1, MAX_WINDOW),
+    ],
+    [
+        "threads",
+        None,
+        0,
+        "In how many threads a worker runs a handler that blocks; 0 for none: in the reactor.",
+        whole("threads", 0, MAX_WINDOW),
+    ],
 ]
 
 
@@ -25,18 +39,17 @@ class Options(CommonOptions):
     """The options of zpipe-worker."""
 
     command = "zpipe-worker"
-    synopsis = "[options]"
-    longdesc = "Runs the jobs that zpipe-web, or any ZeroMQ PUSH socket, sends to its port. SIGTERM lets it finish."
+    longdesc = (
+        "Runs the jobs that zpipe-web, or any ZeroMQ PUSH socket, sends to its port. SIGTERM or SIGINT let it finish "
+        "what it has."
+    )
     optParameters = [
-        ["port", None, 4444, "The port where jobs arrive.", whole("port")],
-        ["interface", None, "127.0.0.1", "The address where it listens; * for all."],
+        ["port", None, 4444, "The port where jobs arrive.", whole("port", 1, 65535)],
+        ["interface", None, "127.0.0.1", "The address or network interface where it listens; * for all."],
         *HANDLER_PARAMETERS,
-        ["drain", None, DRAIN, "How many seconds leaving waits for the jobs that are here.", seconds("drain")],
+        ["drain", None, DRAIN, "For how many seconds leaving waits for the jobs that are here.", seconds("drain")],
     ]
     optFlags = [UNTIL_EOF]
-
-    def parseArgs(self) -> None:
-        """There are none."""
 
 
 def makeService(options: Options) -> IService:
@@ -55,6 +68,8 @@ def makeService(options: Options) -> IService:
         )
     except UsageError as error:
         options.refuse(error)
-    options.bind_now(worker.bind)
-    options.heed_eof(reactor)
-    return in_order(worker)
+    options.bind_now(worker.bind, "choose another --port or --interface")
+    if options["until-eof"]:
+        leave_at_eof(reactor)
+    waits = f"until the jobs that are here have run, for {options['drain']:g} seconds at most"
+    return in_order(reactor, waits, worker)

@@ -1,0 +1,128 @@
+"""Messages to frames."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from zpipeline.protocol.messages import (
+    BYE,
+    CLOSE,
+    COUNTS,
+    DONE,
+    FAILED,
+    FAILURE,
+    HELLO,
+    JOBS,
+    READY,
+    RETURNED,
+    STATE,
+    THREE,
+    TWO,
+    U64,
+    Bye,
+    Close,
+    Done,
+    Failed,
+    Frames,
+    Hello,
+    Json,
+    Message,
+    Ready,
+    Result,
+    Returned,
+    State,
+)
+
+
+def encode(message: Message) -> Frames:
+    """The frames of any message but JOBS, for which there is `encode_jobs`.
+
+    :raises TypeError: it is no such message, or a result is nothing that JSON can hold.
+    :raises ValueError: a result is nothing that JSON can hold.
+    """
+    match message:
+        case Hello():
+            limits = _json_bytes({"sink": message.sink, "window": message.window})
+            return [HELLO, THREE.pack(message.ventilator, message.generation, message.session), limits]
+        case Close():
+            return [CLOSE, U64.pack(message.session)]
+        case Ready():
+            about = _json_bytes(
+                {
+                    "concurrency": message.concurrency,
+                    "host": message.host,
+                    "pid": message.pid,
+                    "handler": message.handler,
+                    "version": message.version,
+                }
+            )
+            return [READY, TWO.pack(message.session, message.incarnation), about]
+        case Done():
+            return [DONE, _numbers(message.session, message.sequences), *map(_result_bytes, message.results)]
+        case Failed():
+            start = FAILURE.pack(message.session, message.sequence, message.kind, message.delay)
+            return [FAILED, start, _text_bytes(message.reason), _text_bytes(message.traceback)]
+        case Returned():
+            return [RETURNED, _numbers(message.session, message.sequences)]
+        case State():
+            return [STATE, COUNTS.pack(message.session, message.concurrency, message.received, message.sent)]
+        case Bye():
+            return [BYE, U64.pack(message.session)]
+    raise TypeError(f"encode() does not take {type(message).__name__}")
+
+
+def encode_jobs(
+    session: int,
+    sequences: Sequence[int],
+    attempts: Sequence[int],
+    accepted_at: Sequence[float],
+    headers: Sequence[bytes],
+    bodies: Sequence[bytes],
+) -> Frames:
+    """The frames of JOBS; `headers` are written already (`zpipeline.job.encode_headers`)."""
+    n = len(sequences)
+    previous: bytes | None = None
+    blobs = []
+    for blob in headers:
+        blobs.append(b"" if blob == previous else blob)
+        previous = blob
+    columns = struct.pack(
+        f"!QI{n}Q{n}H{n}d{n}I{n}I",
+        session,
+        n,
+        *sequences,
+        *attempts,
+        *accepted_at,
+        *map(len, bodies),
+        *map(len, blobs),
+    )
+    return [JOBS, columns + b"".join(blobs), b"".join(bodies)]
+
+
+def _numbers(session: int, sequences: Sequence[int]) -> bytes:
+    return struct.pack(f"!{1 + len(sequences)}Q", session, *sequences)
+
+
+def _json_bytes(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
+def _text_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _result_bytes(result: Result) -> bytes:
+    match result:
+        case None:
+            return b""
+        case bytes():
+            return b"b" + result
+        case str():
+            return b"t" + _text_bytes(result)
+        case Json():
+            return b"j" + _json_bytes(result.value)
+    raise TypeError(f"a result is not {type(result).__name__}")

@@ -1,0 +1,52 @@
+"""The process of a worker that ``twistd zpipe`` has started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import cast
+
+from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent, formatEventAsClassicLogText
+from twisted.scripts.twistd import run
+from zope.interface import directlyProvides
+
+#: Exit status of a worker that could not start, and has said why.
+REFUSED = os.EX_CONFIG
+
+#: In the environment: the name under which it writes to a console that it shares. Without it, nothing is added to
+#: its log: then who reads it knows who speaks, and when.
+LOG_NAME = "ZPIPE_LOG_NAME"
+
+
+def main() -> None:
+    """Run ``zpipe-worker`` with the options of the command line until who started it is gone."""
+    # A process group of its own: signals that a terminal, or kill(1), sends to a whole group are for who started it
+    # to deal with, in order. And when that one is gone, the system hangs up on a group that is stopped.
+    os.setpgid(0, 0)
+    logger = f"--logger={__name__}.observer"
+    sys.argv = ["twistd", "--nodaemon", logger, "zpipe-worker", "--until-eof", *sys.argv[1:]]
+    try:
+        run()
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            raise
+        Logger(observer=observer()).error("cannot start, is tried again: {why}", why=end.code)
+        sys.exit(REFUSED)
+
+
+def observer() -> ILogObserver:
+    """Writes to stdout; for ``twistd --logger``."""
+    name = os.environ.get(LOG_NAME)
+    console = sys.stdout  # not later: twistd then makes a log of it
+
+    def write(event: LogEvent) -> None:
+        if name is None:
+            text: str | None = formatEvent(event) + "\n"
+        else:
+            text = formatEventAsClassicLogText({**event, "log_system": name})
+        if text is not None:
+            console.write(text)
+            console.flush()
+
+    directlyProvides(write, ILogObserver)
+    return cast(ILogObserver, write)

@@ -1,0 +1,39 @@
+"""A process that lives no longer than who started it: standard input, a pipe, ends when that one does, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from threading import Thread
+from typing import Any
+
+from twisted.internet.error import ReactorNotRunning
+
+#: How many seconds it has to leave by itself: nobody is there any more who would wait for what it does.
+FAREWELL = 5.0
+
+
+def leave_at_eof(reactor: Any) -> None:
+    """Stop the reactor when standard input ends, and end the process `FAREWELL` seconds later at the latest.
+
+    SIGINT is ignored: a terminal sends it to all of a process group, and who started this decides what it means.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A thread, as a handler may keep the reactor from reading.
+    reactor.callWhenRunning(Thread(target=_watch, args=(reactor,), daemon=True).start)
+
+
+def _watch(reactor: Any) -> None:
+    with suppress(OSError):
+        while os.read(0, 1024):
+            pass
+    reactor.callFromThread(_stop, reactor)
+    time.sleep(FAREWELL)
+    os._exit(1)
+
+
+def _stop(reactor: Any) -> None:
+    with suppress(ReactorNotRunning):  # it may be leaving already
+        reactor.stop()

@@ -1,0 +1,77 @@
+"""The worker processes of ``twistd zpipe``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import ProcessTerminated
+from twisted.python.failure import Failure
+from twisted.runner.procmon import LoggingProtocol, ProcessMonitor
+
+from zpipeline.tap.child import LOG_NAME, REFUSED
+
+_COMMAND = [sys.executable, "-c", "from zpipeline.tap.child import main; main()"]
+
+
+class Workers(ProcessMonitor):
+    """Worker processes on this machine, that are started again when they die, and end when this process does.
+
+    :param on_console: they write to this process's console themselves; else what they write goes into its log.
+    """
+
+    #: A worker is asked to leave only when nothing is in flight: what holds it up then is a handler that nobody
+    #: waits for. In seconds, as the rest.
+    killTime = 5
+    threshold = 10
+    maxRestartDelay = 10
+
+    def __init__(self, reactor: Any, *, on_console: bool) -> None:
+        super().__init__(reactor)
+        self._on_console = on_console
+        self._ends: dict[str, Deferred[None]] = {}
+
+    def add(self, port: int, *options: str) -> None:
+        """Have a worker on that port."""
+        name = f"worker {port}"
+        env = {**os.environ, LOG_NAME: name} if self._on_console else dict(os.environ)
+        self.addProcess(name, [*_COMMAND, f"--port={port}", *options], env=env)
+
+    def startProcess(self, name: str) -> None:
+        """Start it; its standard input is a pipe that ends with this process."""
+        if name in self.protocols:
+            return
+        process = self._processes[name]
+        watcher = _Watcher()
+        watcher.service = self
+        watcher.name = name
+        self.protocols[name] = watcher
+        self.timeStarted[name] = self._clock.seconds()
+        self._ends[name] = watcher.ended
+        fds: dict[int, int | str] = {0: "w", 1: 1, 2: 2} if self._on_console else {0: "w", 1: "r", 2: "r"}
+        self._reactor.spawnProcess(watcher, process.args[0], process.args, process.env, childFDs=fds)
+
+    def stopService(self) -> Deferred[Any]:  # type: ignore[override]
+        """End all of them, and wait until they have."""
+        super().stopService()
+        return DeferredList([self._ends[name] for name in self.protocols])
+
+
+class _Watcher(LoggingProtocol):
+    def __init__(self) -> None:
+        self.ended: Deferred[None] = Deferred()
+
+    def processEnded(self, reason: Failure) -> None:
+        if self.service.running and reason.value.exitCode != REFUSED:
+            self.service.log.warn("{name} has ended ({how}): is started again", name=self.name, how=_how(reason.value))
+        super().processEnded(reason)
+        self.ended.callback(None)
+
+
+def _how(end: Any) -> str:
+    if isinstance(end, ProcessTerminated) and end.signal is not None:
+        return signal.Signals(end.signal).name
+    return f"exit status {end.exitCode}"
