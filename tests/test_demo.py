@@ -18,11 +18,12 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from zpipeline import __version__, cli
-from zpipeline.demo import client, experiment
+from zpipeline.demo import client, experiment, processes
 from zpipeline.demo.errors import DemoError
 from zpipeline.demo.experiment import Plan, Result, run_experiment
 from zpipeline.demo.fault import FROZEN, Fault, Schedule
 from zpipeline.demo.handler import RECORD
+from zpipeline.demo.processes import Processes
 from zpipeline.demo.tally import Counter, Event, Record
 
 PATIENCE = 30.0
@@ -226,6 +227,21 @@ class ClientTests(SynchronousTestCase):
         (port,) = experiment.free_ports(1)
         error = self.assertRaises(DemoError, client.asyncio.run, client.drive(port, 10, 2, lambda answers: None))
         self.assertIn("connection 1 to the web process failed", str(error))
+
+
+class ProcessesTests(SynchronousTestCase):
+    def test_a_process_that_does_not_leave_is_killed_and_that_is_said(self) -> None:
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        self.patch(processes, "_TWISTD", "import signal; print(signal.signal(15, signal.SIG_IGN), flush=True); input()")
+        self.patch(processes, "DRAIN", 0)
+        self.patch(processes, "MARGIN", 0.2)
+        children = Processes(folder)
+        with self.assertRaises(DemoError) as caught, children:
+            child = children.start("worker 1", "zpipe-worker")
+            wait_until((folder / "worker-1.log").read_text, "it ignores SIGTERM")
+        self.assertIn("worker 1 did not leave", str(caught.exception))
+        self.assertRaises(ProcessLookupError, os.kill, child.pid, 0)
 
 
 class CommandTests(SynchronousTestCase):

@@ -160,6 +160,8 @@ class HelloTests(WorkerCase):
         first, second, third = (self.ventilator(worker, n) for n in (1, 2, 3))
         await first.opens(1, 11)
         await second.opens(1, 22)
+        # READY may be here before the worker has heard that it is connected
+        await until(lambda: not any(upstream.broken_for for upstream in worker._upstreams.values()))
         third.hello(1, 33)
         await until(lambda: worker.dropped_messages)
         self.assertTrue(self.log_lines("there are 2 ventilators already"))
@@ -173,6 +175,7 @@ class HelloTests(WorkerCase):
         first, second, third = (self.ventilator(worker, n) for n in (1, 2, 3))
         await first.opens(1, 11)
         await second.opens(1, 22)
+        await until(lambda: not any(upstream.broken_for for upstream in worker._upstreams.values()))
         first.unbind()
         await until(lambda: worker._upstreams[1].broken_for)
         await third.opens(1, 33)
@@ -712,13 +715,7 @@ class BadInputTests(WorkerCase):
     async def test_a_sink_that_cannot_be_connected_to_is_a_broken_hello(self) -> None:
         worker = self.start()
         ventilator = self.ventilator(worker)
-        with_no_peer = module._reachable
-        for sink in ("tcp://a*b:99", "tcp://[::%lo]:1"):
-            try:
-                with_no_peer(sink, None)
-            except module.ProtocolError:
-                pass
-        self.assertRaises(module.ProtocolError, with_no_peer, "tcp://*:99", None)
+        self.assertRaises(module.ProtocolError, module._reachable, "tcp://*:99", None)
         ventilator.hello(1, 11, sink="tcp://127.0.0.1:0")
         await until(lambda: worker.dropped_messages)
         self.assertEqual(worker._upstreams, {})

@@ -46,6 +46,11 @@ def resolve(resolver: IHostnameResolver, host: str) -> Deferred[list[str]]:
     """
     if isIPAddress(host) or isIPv6Address(host):
         return succeed([host])
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        # no DNS name (a label is empty or too long): getaddrinfo() would raise this, and the resolver never answer
+        return succeed([])
     receiver = _Receiver()
     resolver.resolveHostName(receiver, host)
     return receiver.finished

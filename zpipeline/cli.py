@@ -13,7 +13,7 @@ from typing import NoReturn
 from zpipeline._version import __version__
 from zpipeline.demo import command as demo
 
-_DESCRIPTION = "Around a pipeline. The pipeline itself is run by twistd: see twistd zpipe --help."
+_DESCRIPTION = "What helps around a pipeline. The pipeline itself is run by twistd ('twistd zpipe --help')."
 
 _COMMANDS = {"demo": demo}
 

@@ -162,7 +162,7 @@ class Pull(_Bounded, ZmqPullConnection):  # type: ignore[misc]
             self.addEndpoints([ZmqEndpoint(ZmqEndpointType.bind, address)])
         except zmq.ZMQError as error:
             self.close()
-            raise UsageError(f"{address} cannot be bound: {zmq.strerror(error.errno).lower()}") from None
+            raise UsageError(f"{address} cannot be bound: {zmq.strerror(error.errno or 0).lower()}") from None
         self.address: str = self.socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
 
     def messageReceived(self, frames: list[bytes], first: zmq.Frame) -> None:
@@ -225,17 +225,27 @@ class Push(_Bounded, ZmqPushConnection):  # type: ignore[misc]
         return True
 
     def _drain(self, messages: int, seconds: float) -> None:
-        if self.socket is not None and self._blocked and self.socket.get(zmq.EVENTS) & zmq.POLLOUT:
+        if self.socket is None:
+            return
+        # Read whether it is blocked or not: what ZMQ_FD tells would wake the reactor until someone has looked.
+        events = self.socket.get(zmq.EVENTS)
+        if self._blocked and events & zmq.POLLOUT:
             self._blocked = False
-            self._listener.writable()
+            try:
+                self._listener.writable()
+            except Exception:
+                # as in _read_one
+                log.failure("a socket that takes messages again was not handled")
 
     def _has_work(self, events: int) -> bool:
         return self._blocked and bool(events & zmq.POLLOUT)
 
     def shutdown(self) -> None:
         """Close the socket and its monitor; its listener hears nothing more."""
-        self._monitor.close()
+        # In this order: libzmq's thread, with an event for a monitor that is closed but not disabled, waits for ever,
+        # and holds the lock that disabling takes.
         self.socket.disable_monitor()
+        self._monitor.close()
         super().shutdown()
 
 

@@ -4,18 +4,20 @@ By Little's law, what is in flight is throughput times latency. So the window is
 
 - concurrency + 1, so that the worker has the next job at hand when one ends;
 - the settlements of the last `PERIOD` seconds;
-- concurrency + 1, and twice what is under way. Of the jobs that the worker settles in one round trip, `concurrency`
-  are running at any time; the others are on a wire. This counts where the way is long and the handler quick;
+- concurrency + 1 and one and a half times what is under way: of the jobs that the worker settles in one round trip,
+  `concurrency` are running at any time, and the others are on a wire. This is what counts where the way is long;
 
 and never more than `MAX_WINDOW` jobs. Beyond concurrency + 1 it at most doubles each round trip, so that one lucky
 burst does not fill a worker that is slow. A do-nothing handler thus gets thousands at a time, and one that takes a
 second gets two.
 
-A probe is a job whose time from sending to settlement is taken, one at a time; the settlements in that time
-tell the throughput. The round trip is the shortest of the last `SAMPLES` probes that did not have to queue at the worker:
-one that did says how long the queue was, not how long the way is, and counts only where it is shorter than what is
-known. A window that is as small as can be, though probe after probe has queued, is one job smaller until one has not: the way may
-have become longer, and else nothing would tell.
+A probe is a job whose time from sending to settlement is taken, one at a time; the settlements in that time tell the
+throughput. The round trip is the shortest of the last `SAMPLES` probes that did not have to queue at the worker.
+One that had to says how long the queue was, not how long the way is, and counts only where it is shorter than what is
+known.
+
+A round trip that is taken for too short keeps the window small, and a worker that is never idle gives no sample that
+would tell. So when it is down to concurrency + 1, and probe after probe has queued, it is one less until one has not.
 """
 
 from __future__ import annotations
@@ -75,15 +77,19 @@ class Window:
             return self._fixed
         least = min(self.concurrency + 1, MAX_WINDOW)
         self._size = max(least, min(self._size, self._wanted(now)))
+        if self._size > 2 * least:
+            self._queued = 0
         return least - 1 if self._size == least and self._queued > _MAX_QUEUED else self._size
 
     def sent(self, sequence: int, in_flight: int, now: float) -> None:
-        """A job goes out while `in_flight` others are at the worker. Of those that go out together, the first is enough."""
+        """A job goes out while `in_flight` others are at the worker. Of some that go out together, name the first."""
         if self._probe is None:
             self._probe = sequence, now, in_flight < self.concurrency, self._settled
 
     def settled(self, count: int, in_flight: Container[int], now: float) -> None:
         """The worker has settled `count` jobs, and has those of `in_flight` left."""
+        if self._fixed is not None:
+            return
         self._settled += count
         self._counts.append((now, count))
         self._total += count

@@ -32,7 +32,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
     parser.description = _DESCRIPTION
     parser.add_argument(
-        "-n", dest="requests", metavar="REQUESTS", type=_positive, default=20_000, help="how many [%(default)s]"
+        "-n",
+        dest="requests",
+        metavar="REQUESTS",
+        type=_positive,
+        default=20_000,
+        help="how many requests [%(default)s]",
     )
     parser.add_argument(
         "-c",

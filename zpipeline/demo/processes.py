@@ -61,14 +61,13 @@ class Child:
         how = f"{self.name} has ended ({_how(self._process.returncode)})"
         raise DemoError(f"{how}: {lines[0]}" if len(lines) == 1 else "\n    ".join([f"{how}; its log:", *lines]))
 
-    def wait(self, deadline: float) -> None:
-        """Wait for its end until `deadline` of the monotonic clock, then kill it."""
+    def wait(self, deadline: float) -> bool:
+        """Wait for its end until `deadline` of the monotonic clock: whether it came."""
         try:
             self._process.wait(max(0.0, deadline - monotonic()))
         except subprocess.TimeoutExpired:
-            pass
-        finally:
-            self.kill()
+            return False
+        return True
 
     def kill(self) -> None:
         """End it now, if it has not ended."""
@@ -82,6 +81,7 @@ class Processes:
     """Some processes, which are ended together.
 
     :param scratch: a directory; theirs are made in it.
+    :raises DemoError: (at the end of the ``with``) one had to be killed because it did not leave.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -128,8 +128,11 @@ class Processes:
                 child.signal(signal.SIGCONT)
                 child.signal(signal.SIGTERM)
             deadline = monotonic() + DRAIN + MARGIN
-            for child in self.children:
-                child.wait(deadline)
+            stuck = [child.name for child in self.children if not child.wait(deadline)]
+        if stuck and kind is None:
+            raise DemoError(
+                f"{', '.join(stuck)} did not leave within {DRAIN + MARGIN:.0f} seconds, and had to be killed"
+            )
 
 
 def free_ports(count: int) -> list[int]:

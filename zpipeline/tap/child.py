@@ -6,7 +6,7 @@ import os
 import sys
 from typing import cast
 
-from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent, formatEventAsClassicLogText
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, formatEventAsClassicLogText
 from twisted.scripts.twistd import run
 from zope.interface import directlyProvides
 
@@ -16,6 +16,9 @@ REFUSED = os.EX_CONFIG
 #: In the environment: the name under which it writes to a console that it shares. Without it, nothing is added to
 #: its log: then who reads it knows who speaks, and when.
 LOG_NAME = "ZPIPE_LOG_NAME"
+
+#: Who tells of starting and stopping: what is known already.
+_KNOWN = ("twisted.scripts.", "twisted.internet.base", "zpipeline.tap.services")
 
 
 def main() -> None:
@@ -40,6 +43,8 @@ def observer() -> ILogObserver:
     console = sys.stdout  # not later: twistd then makes a log of it
 
     def write(event: LogEvent) -> None:
+        if event.get("log_level") is LogLevel.info and event.get("log_namespace", "").startswith(_KNOWN):
+            return
         if name is None:
             text: str | None = formatEvent(event) + "\n"
         else:

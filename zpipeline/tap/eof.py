@@ -1,4 +1,4 @@
-"""A process that lives no longer than who started it: standard input, a pipe, ends when that one does, however it ends."""
+"""A process that lives no longer than who started it: its standard input is a pipe, and ends when that one does."""
 
 from __future__ import annotations
 

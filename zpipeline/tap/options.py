@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from twisted.python import usage
 
 from zpipeline._version import __version__
+from zpipeline.addresses import parse_address
 from zpipeline.errors import UsageError
 
 #: For the `optFlags` of those who call `zpipeline.tap.eof.leave_at_eof`.
@@ -95,6 +96,19 @@ def whole(option: str, lowest: int = 1, highest: int | None = None) -> Callable[
         if number < lowest or (highest is not None and number > highest):
             raise usage.UsageError(f"--{option} {text!r} is not a whole number, {bounds}")
         return number
+
+    return coerce
+
+
+def address(option: str, *, bound: bool = False) -> Callable[[str], str]:
+    """A coerce function for `optParameters`: a ZeroMQ address."""
+
+    def coerce(text: str) -> str:
+        try:
+            parse_address(text, bound=bound)
+        except UsageError as error:
+            raise usage.UsageError(f"--{option} {error}") from None
+        return text
 
     return coerce
 

@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.error import ProcessTerminated
 from twisted.python.failure import Failure
 from twisted.runner.procmon import LoggingProtocol, ProcessMonitor
 
@@ -64,14 +63,18 @@ class _Watcher(LoggingProtocol):
     def __init__(self) -> None:
         self.ended: Deferred[None] = Deferred()
 
+    def outReceived(self, data: bytes) -> None:
+        super().outReceived(data)
+        self._outputEmpty = data.endswith(b"\n")  # else an empty line would end the log of each
+
+    def errReceived(self, data: bytes) -> None:
+        super().errReceived(data)
+        self._errorEmpty = data.endswith(b"\n")
+
     def processEnded(self, reason: Failure) -> None:
-        if self.service.running and reason.value.exitCode != REFUSED:
-            self.service.log.warn("{name} has ended ({how}): is started again", name=self.name, how=_how(reason.value))
+        end: Any = reason.value
+        if self.service.running and end.exitCode != REFUSED:
+            how = f"exit status {end.exitCode}" if end.signal is None else signal.Signals(end.signal).name
+            self.service.log.warn("{name} has ended ({how}), is started again", name=self.name, how=how)
         super().processEnded(reason)
         self.ended.callback(None)
-
-
-def _how(end: Any) -> str:
-    if isinstance(end, ProcessTerminated) and end.signal is not None:
-        return signal.Signals(end.signal).name
-    return f"exit status {end.exitCode}"

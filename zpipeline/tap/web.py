@@ -17,7 +17,7 @@ from zpipeline.pipeline import (
 )
 from zpipeline.sockets import MAX_FRAME
 from zpipeline.tap.eof import leave_at_eof
-from zpipeline.tap.options import UNTIL_EOF, seconds, whole
+from zpipeline.tap.options import UNTIL_EOF, address, seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.web import make_site
@@ -31,7 +31,13 @@ class WebOptions(CommonOptions):
 
     optParameters = [
         ["listen", None, DEFAULT_LISTEN, "Where HTTP is served: a Twisted server endpoint description."],
-        ["sink", None, DEFAULT_SINK, "The address where workers report; * is a free port. Workers must reach it."],
+        [
+            "sink",
+            None,
+            DEFAULT_SINK,
+            "The address where workers report; * is a free port. Workers must reach it.",
+            address("sink", bound=True),
+        ],
         ["max-pending", None, MAX_PENDING, "How many jobs may be unsettled; then 503.", whole("max-pending")],
         ["max-body", None, MAX_BODY, "How many bytes one job may have; beyond, 413.", whole("max-body", 1, MAX_FRAME)],
         [
@@ -64,9 +70,9 @@ class Options(WebOptions):
         super().__init__()
         self["workers"] = []
 
-    def opt_worker(self, address: str) -> None:
+    def opt_worker(self, worker: str) -> None:
         """Where a worker listens; may be given many times. [default: tcp://127.0.0.1:4444, 4445 and 4446]"""
-        self["workers"].append(address)
+        self["workers"].append(address("worker")(worker))
 
 
 def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], plain: bool) -> tuple[Pipeline, Listener]:

@@ -1,0 +1,139 @@
+"""What the tests of sockets and links listen with. Imports no reactor: `tests.reactor_scenario` installs its own first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import TestCase
+
+Act = Callable[[], None]
+
+
+class Happenings:
+    """Something that happens, and those who wait for it.
+
+    :param reactor: whoever waits goes on in a turn of their own, never inside of what happened.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._waiting: list[tuple[Callable[[], object], Deferred[None]]] = []
+
+    def until(self, condition: Callable[[], object]) -> Deferred[None]:
+        """Fires once that holds."""
+        done: Deferred[None] = Deferred()
+        self._waiting.append((condition, done))
+        self.happened()
+        return done
+
+    def happened(self) -> None:
+        """Look again at what is waited for."""
+        due = [entry for entry in self._waiting if entry[0]()]
+        for entry in due:
+            self._waiting.remove(entry)
+            self._reactor.callLater(0, entry[1].callback, None)
+
+
+class Recorder(Happenings):
+    """A ConnectionListener that writes down what it hears.
+
+    :ivar heard: "connected", "failed: REASON", "disconnected", "writable", in order.
+    :ivar acts: what it does on hearing the first word of one of these.
+    """
+
+    def __init__(self, reactor: Any, **acts: Act) -> None:
+        super().__init__(reactor)
+        self.heard: list[str] = []
+        self.acts = acts
+
+    def connected(self) -> None:
+        self._hears("connected")
+
+    def failed(self, reason: str) -> None:
+        self._hears("failed", f": {reason}")
+
+    def disconnected(self) -> None:
+        self._hears("disconnected")
+
+    def writable(self) -> None:
+        self._hears("writable")
+
+    def until_heard(self, *words: str) -> Deferred[None]:
+        """Fires once each of these was heard."""
+        return self.until(lambda: all(any(heard.startswith(word) for heard in self.heard) for word in words))
+
+    def _hears(self, word: str, more: str = "") -> None:
+        self.heard.append(word + more)
+        self.acts.get(word, lambda: None)()
+        self.happened()
+
+
+class Inbox(Happenings):
+    """What a Pull calls with each message.
+
+    :ivar acts: what it does with a message, before it is counted.
+    """
+
+    def __init__(self, reactor: Any, act: Callable[[list[bytes]], None] = lambda frames: None) -> None:
+        super().__init__(reactor)
+        self.messages: list[list[bytes]] = []
+        self.hosts: set[str | None] = set()
+        self.act = act
+
+    def __call__(self, frames: list[bytes], host: Callable[[], str | None]) -> None:
+        self.messages.append(frames)
+        if len(self.messages) == 1:
+            self.hosts.add(host())
+        self.act(frames)
+        self.happened()
+
+    def until_count(self, count: int) -> Deferred[None]:
+        """Fires once so many messages have arrived."""
+        return self.until(lambda: len(self.messages) >= count)
+
+
+class LogTestCase(TestCase):
+    """Writes down what is logged."""
+
+    def setUp(self) -> None:
+        self.logged: list[LogEvent] = []
+        globalLogPublisher.addObserver(self.logged.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
+
+    def lines(self, namespace: str) -> list[str]:
+        """What that module has logged."""
+        return [formatEvent(event) for event in self.logged if event.get("log_namespace") == namespace]
+
+
+class FakePull(Protocol):
+    """The least of a PULL socket (ZMTP 3.0, mechanism NULL): whoever connects is connected, until it is cut off."""
+
+    GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    READY = b"\x05READY" + b"\x0bSocket-Type" + b"\0\0\0\x04PULL"
+
+    def connectionMade(self) -> None:
+        self.factory.connections.append(self)
+        self.transport.write(self.GREETING + bytes([4, len(self.READY)]) + self.READY)
+
+    def cut(self) -> None:
+        """Break the connection."""
+        self.transport.abortConnection()
+
+
+def plain_socket(kind: int, *, high_water_mark: int = 0) -> zmq.Socket[bytes]:
+    """A socket of pyzmq, with a context of its own that ends with it."""
+    socket = zmq.Context().socket(kind)
+    socket.set(zmq.LINGER, 0)
+    socket.set_hwm(high_water_mark)
+    return socket
+
+
+def close_plain(socket: zmq.Socket[bytes]) -> None:
+    """Close it, and its context."""
+    socket.close()
+    socket.context.term()
