@@ -213,7 +213,7 @@ class WorkersComeAndGoTests(PipelineCase):
     async def test_jobs_are_spread_evenly_over_the_workers_that_are_ready(self) -> None:
         ran: list[list[Job]] = [[], [], []]
         workers = [self.worker(mine.append) for mine in ran]
-        pipeline = self.start(*workers)
+        pipeline = self.start(*workers, window=20)
         await until(lambda: pipeline.ready_workers == 3)
         for _ in range(30):
             await pipeline.push(b"")

@@ -188,6 +188,12 @@ class SizeTests(unittest.SynchronousTestCase):
             window.settled(10_000, (), now)
         self.assertEqual(window.size(now), MAX_WINDOW)
 
+    def test_one_lucky_burst_doubles_it_and_no_more(self) -> None:
+        window = Window(1)
+        window.sent(1, 0, 0.0)
+        window.settled(1000, (), 0.001)
+        self.assertEqual(window.size(0.001), 4)
+
     def test_a_worker_that_comes_to_run_more_gets_more_at_once(self) -> None:
         window = Window(1)
         self.assertEqual(window.size(0.0), 2)

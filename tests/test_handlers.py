@@ -1,0 +1,166 @@
+"""Finding handlers by name, and the handler that logs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from twisted.logger import LogEvent, formatEventAsClassicLogText, globalLogPublisher
+from twisted.trial import unittest
+
+from zpipeline import handlers
+from zpipeline.errors import HandlerError
+from zpipeline.handlers import find_handler
+from zpipeline.job import Job
+
+MODULE = '''
+size = 7
+
+def resize(job):
+    return "resized"
+
+class Photos:
+    class Crop:
+        @staticmethod
+        def square(job):
+            return "square"
+'''
+
+
+class FindingTests(unittest.TestCase):
+    def setUp(self) -> None:
+        """Work in an empty directory, and leave no trace in what Python has imported."""
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+        self.directory = self.directory.resolve()
+        was, path, modules = os.getcwd(), list(sys.path), set(sys.modules)
+        os.chdir(self.directory)
+        # as the `twistd` script has it: its own directory first, not the working one
+        sys.path[:] = [entry for entry in sys.path if entry not in ("", was, str(self.directory))]
+
+        def restore() -> None:
+            os.chdir(was)
+            sys.path[:] = path
+            for name in set(sys.modules) - modules:
+                del sys.modules[name]
+
+        self.addCleanup(restore)
+        self.write("zphotos", MODULE)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.directory / f"{name.replace('.', '/')}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    def says(self, name: str, text: str) -> None:
+        """Finding it fails with exactly this, in one line."""
+        error = self.assertRaises(HandlerError, find_handler, name)
+        self.assertEqual(str(error), text)
+        self.assertNotIn("\n", str(error))
+
+    def test_the_working_directory_is_searched(self) -> None:
+        self.assertEqual(find_handler("zphotos:resize")(Job((1, 1), b"")), "resized")
+        self.assertEqual(sys.path[0], str(self.directory))
+
+    def test_a_working_directory_that_is_searched_already_is_not_added_again(self) -> None:
+        for entry in (str(self.directory), ""):
+            sys.path.append(entry)
+            before = list(sys.path)
+            find_handler("zphotos:resize")
+            self.assertEqual(sys.path, before)
+            sys.path.remove(entry)
+
+    def test_nested_names_and_modules_are_found(self) -> None:
+        self.write("zpackage.__init__", "")
+        self.write("zpackage.photos", MODULE)
+        self.assertEqual(find_handler("zpackage.photos:Photos.Crop.square")(Job((1, 1), b"")), "square")
+
+    def test_the_bundled_handlers_are_found(self) -> None:
+        self.assertIs(find_handler("zpipeline.handlers:log"), handlers.log)
+        self.assertIs(find_handler("zpipeline.handlers:discard"), handlers.discard)
+        handlers.discard(Job((1, 1), b""))
+
+    def test_a_class_is_callable(self) -> None:
+        self.assertEqual(find_handler("zphotos:Photos").__name__, "Photos")
+
+    def test_a_name_of_another_form_is_said(self) -> None:
+        for name in ("", ":", "zphotos", "zphotos:", ":resize"):
+            self.says(name, f"{name!r} is not MODULE:NAME, such as photos:resize")
+
+    def test_a_module_that_is_not_there_is_said(self) -> None:
+        where = f"in {self.directory}, nor elsewhere on Python's path"
+        for name in ("znothing", "znothing.at.all", "zphotos.more"):
+            self.says(f"{name}:resize", f"there is no module {name!r} {where}")
+
+    def test_a_module_whose_own_imports_fail_is_said(self) -> None:
+        self.write("zneedy", "import zmissing")
+        self.says("zneedy:run", "importing 'zneedy' fails: No module named 'zmissing'")
+
+    def test_a_module_that_raises_is_said(self) -> None:
+        self.write("zbroken", "1 / 0")
+        self.says("zbroken:run", "importing 'zbroken' fails: ZeroDivisionError: division by zero")
+
+    def test_a_module_that_is_no_python_is_said(self) -> None:
+        self.write("zsyntax", "def (")
+        error = self.assertRaises(HandlerError, find_handler, "zsyntax:run")
+        self.assertIn("importing 'zsyntax' fails: SyntaxError: ", str(error))
+
+    def test_a_script_that_exits_is_said(self) -> None:
+        self.write("zscript", "import sys; sys.exit(3)")
+        self.says("zscript:run", "importing 'zscript' fails: SystemExit: 3")
+
+    def test_a_relative_name_is_said(self) -> None:
+        error = self.assertRaises(HandlerError, find_handler, ".zphotos:run")
+        self.assertIn("importing '.zphotos' fails: ", str(error))
+
+    def test_a_name_that_is_not_in_the_module_is_said_with_what_may_be_meant(self) -> None:
+        self.says("zphotos:resise", "'zphotos' has no 'resise'; is it 'resize'?")
+        self.says("zphotos:Photos.Crop.sqare", "'zphotos' has no 'Photos.Crop.sqare'; is it 'square'?")
+        self.says("zphotos:xyzzy", "'zphotos' has no 'xyzzy'")
+        self.says("zphotos:resize.", "'zphotos' has no 'resize.'")
+
+    def test_what_cannot_be_called_is_said(self) -> None:
+        self.says("zphotos:size", "'zphotos:size' is not callable, but a int")
+
+
+class LogTests(unittest.TestCase):
+    def line(self, body: bytes) -> str:
+        """What logging this body puts on the console."""
+        events: list[LogEvent] = []
+        globalLogPublisher.addObserver(events.append)
+        try:
+            handlers.log(Job((1, 2), body))
+        finally:
+            globalLogPublisher.removeObserver(events.append)
+        (line,) = [formatEventAsClassicLogText(event) for event in events]
+        assert line is not None
+        self.assertTrue(line.endswith("\n"))
+        return line[:-1]
+
+    def shown(self, body: bytes) -> str:
+        return self.line(body).partition(f"job {Job((1, 2), b'').id}: ")[2]
+
+    def test_text_is_shown_as_it_is(self) -> None:
+        self.assertEqual(self.shown("photo=7&caf\xe9=\u2615 {body}".encode()), "photo=7&caf\xe9=\u2615 {body}")
+
+    def test_an_empty_body_is_shown_as_nothing(self) -> None:
+        self.assertEqual(self.shown(b""), "")
+
+    def test_bytes_that_are_no_text_are_shown_by_number(self) -> None:
+        self.assertEqual(self.shown(b"a\xff\xfe\0b"), "a\\xff\\xfe\\x00b")
+
+    def test_a_long_body_is_cut_and_its_size_named(self) -> None:
+        self.assertEqual(self.shown(b"x" * 200), "x" * 200)
+        self.assertEqual(self.shown(b"x" * 201), "x" * 200 + "... (201 bytes)")
+
+    def test_a_character_that_is_cut_in_two_is_no_trouble(self) -> None:
+        self.assertEqual(self.shown(b"x" * 199 + "\xe9".encode()), "x" * 199 + "\\xc3... (201 bytes)")
+
+    def test_nothing_reaches_the_console_that_a_terminal_obeys(self) -> None:
+        every = "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x202E, 0x2066, 0x2028, 0x2029, 0xAD, 0xFEFF]))
+        for body in (every.encode(), bytes(range(256)), b"\x1b]0;title\x07\x1b[31mred\r\n\x9b2J"):
+            for part in range(0, len(body), 50):
+                line = self.line(body[part : part + 50])
+                self.assertEqual([c for c in line if not c.isprintable()], [])
+        self.assertEqual(self.shown(b"\x1b[31m\r\n"), "\\x1b[31m\\r\\n")
