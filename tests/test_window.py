@@ -319,5 +319,5 @@ class AnyWorkerTests(unittest.SynchronousTestCase):
         self.assertGreaterEqual(min(sizes), concurrency)
         self.assertLessEqual(max(sizes), MAX_WINDOW)
         before = simulation.settled
-        simulation.run(3 * (max(*seconds, 0.0001) + round_trip))
+        simulation.run(3 * (max(*seconds, 0.0001) + SLICE + round_trip))
         self.assertGreater(simulation.settled, before)
