@@ -51,7 +51,8 @@ async def flood(jobs: int, window: int | None) -> float:
     took = time.monotonic() - began
     cpu = time.process_time() - cpu
     await pipeline.stopService()
-    print(f"  window {window or 'itself':>6}: {jobs / took:9,.0f} jobs/s, {cpu / jobs * 1e6:.2f} us of this process a job")
+    each = cpu / jobs * 1e6
+    print(f"  window {window or 'itself':>6}: {jobs / took:9,.0f} jobs/s, {each:.2f} us of this process a job")
     return jobs / took
 
 

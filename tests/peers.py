@@ -174,7 +174,7 @@ class HandVentilator(_Peer):
         """HELLO, and wait for its READY."""
         self.hello(generation, session, window=window)
         await until(lambda: [r for r in self.have(Ready) if r.session == session], f"session {session} is ready")
-        return [r for r in self.have(Ready) if r.session == session][0]
+        return next(r for r in self.have(Ready) if r.session == session)
 
     @property
     def done(self) -> list[int]:
@@ -218,10 +218,7 @@ class HandWorker(_Peer):
     def sequences(self, session: int | None = None) -> list[int]:
         """The jobs that came (in that session), in order."""
         return [
-            number
-            for message in self.have(Jobs)
-            if session in (None, message.session)
-            for number in message.sequences
+            number for message in self.have(Jobs) if session in (None, message.session) for number in message.sequences
         ]
 
     async def has(self, count: int, session: int | None = None) -> list[int]:

@@ -14,7 +14,7 @@ from zpipeline.errors import HandlerError
 from zpipeline.handlers import find_handler
 from zpipeline.job import Job
 
-MODULE = '''
+MODULE = """
 size = 7
 
 def resize(job):
@@ -25,7 +25,7 @@ class Photos:
         @staticmethod
         def square(job):
             return "square"
-'''
+"""
 
 
 class FindingTests(unittest.TestCase):

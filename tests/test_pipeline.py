@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -10,8 +11,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from tests.peers import ANY_PORT, Case, HandWorker, a_while, turns, until
-from zpipeline import protocol
 from zpipeline import pipeline as module
+from zpipeline import protocol
 from zpipeline.errors import Draining, Full, TooLarge, UsageError
 from zpipeline.job import Job, JobStatus
 from zpipeline.link import Link
@@ -221,20 +222,13 @@ class WorkersComeAndGoTests(PipelineCase):
         self.assertEqual([len(mine) for mine in ran], [10, 10, 10])
 
     async def test_jobs_wait_for_the_first_worker(self) -> None:
-        address = self.free_address()
+        address = free_address()
         pipeline = self.start(address)
         await pipeline.push_many([b"1", b"2"])
         await until(lambda: self.log_lines("connection refused"))
         self.worker(address=address)
         await self.settles(pipeline)
         self.assertEqual([job.body for job in self.ran], [b"1", b"2"])
-
-    def free_address(self) -> str:
-        probe = self.context.socket(zmq.PULL)
-        probe.bind(ANY_PORT)
-        address: str = probe.get(zmq.LAST_ENDPOINT).decode()
-        probe.close()
-        return address
 
     async def test_a_worker_that_goes_hands_its_jobs_to_the_others_and_may_come_back(self) -> None:
         one, two = self.by_hand(), self.by_hand()
@@ -256,7 +250,7 @@ class WorkersComeAndGoTests(PipelineCase):
         await one.has(1, session)
 
     async def test_each_connection_is_a_new_session_of_a_higher_generation(self) -> None:
-        pipeline, worker, session = await self.pair()
+        pipeline, worker, _session = await self.pair()
         worker.unbind()
         await until(lambda: not pipeline.ready_workers)
         await worker.bind_again()
@@ -462,7 +456,7 @@ class LateReportTests(PipelineCase):
         await self.settles(pipeline)
 
     async def test_reports_before_ready_count_where_they_are_done(self) -> None:
-        pipeline, worker, session, numbers = await self.lost()
+        pipeline, worker, _session, numbers = await self.lost()
         hello = worker.have(Hello)[1]
         worker.say(Failed(hello.session, numbers[1], protocol.RETRY, protocol.NO_DELAY, "no", ""))
         worker.say(Returned(hello.session, numbers[1:]))
@@ -478,13 +472,14 @@ class LateReportTests(PipelineCase):
 
     async def test_reports_that_are_here_when_a_connection_goes_still_count(self) -> None:
         pipeline, worker, session = await self.pair(window=10)
-        await pipeline.push_many([b"1", b"2"])
+        job_ids = await pipeline.push_many([b"1", b"2"])
         numbers = await worker.has(2)
-        worker.say(Done(session, numbers))
-        worker.unbind()
-        time.sleep(0.3)  # both are here, unread: the report and the end of the connection
-        await self.settles(pipeline)
-        await until(lambda: not pipeline.ready_workers)
+        link = pipeline._sessions[session]
+        worker.say(Done(session, numbers[:1]))
+        worker.say(Failed(session, numbers[1], protocol.RETRY, protocol.NO_DELAY, "no", ""))
+        time.sleep(0.2)  # they are here, unread
+        link.disconnected()
+        self.assertEqual([await self.state(pipeline, job_id) for job_id in job_ids], ["done", "dead"])
         self.assertEqual(self.log_lines("go to other workers"), [])
 
     async def test_garbage_is_counted_and_logged_once_for_its_host(self) -> None:
@@ -581,7 +576,7 @@ class StoppingTests(PipelineCase):
 
 class BatchTests(PipelineCase):
     async def test_a_message_holds_at_most_a_thousand_jobs(self) -> None:
-        pipeline, worker, session = await self.pair(window=5000)
+        pipeline, worker, _session = await self.pair(window=5000)
         await pipeline.push_many([b""] * 2500)
         await worker.has(2500)
         self.assertEqual([len(jobs.sequences) for jobs in worker.have(Jobs)], [1000, 1000, 500])
@@ -589,7 +584,7 @@ class BatchTests(PipelineCase):
 
     async def test_a_message_holds_at_most_a_mebibyte_unless_it_is_one_job(self) -> None:
         half = protocol.MAX_BYTES_IN_MESSAGE // 2
-        pipeline, worker, session = await self.pair(window=100, max_body=8 * half)
+        pipeline, worker, _session = await self.pair(window=100, max_body=8 * half)
         sizes = [half, half, 1, half, half, 5 * half, 1, 2]
         await pipeline.push_many([b"x" * size for size in sizes])
         await worker.has(len(sizes))
@@ -597,7 +592,7 @@ class BatchTests(PipelineCase):
         self.assertEqual(got, [[half, half], [1, half], [half], [5 * half], [1, 2]])
 
     async def test_what_one_turn_gathers_goes_in_one_message(self) -> None:
-        pipeline, worker, session = await self.pair(window=100)
+        pipeline, worker, _session = await self.pair(window=100)
         for _ in range(5):
             pipeline.push(b"")
         await worker.has(5)
@@ -612,15 +607,22 @@ class BatchTests(PipelineCase):
         self.assertEqual(sorted(job.id for job in self.ran), ids)
 
 
+def free_address() -> str:
+    """Where nobody listens. Not of a ZeroMQ socket that was closed: that goes on listening for a moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
 class PlainPull:
     """A PULL socket of any other program."""
 
-    def __init__(self, context: Any, high_water_mark: int = 1000) -> None:
+    def __init__(self, context: Any, high_water_mark: int = 1000, address: str = ANY_PORT) -> None:
         self.socket = context.socket(zmq.PULL)
         self.socket.set(zmq.RCVHWM, high_water_mark)
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.RCVBUF, 4096)
-        self.socket.bind(ANY_PORT)
+        self.socket.bind(address)
         self.address = self.socket.get(zmq.LAST_ENDPOINT).decode()
         self.got: list[list[bytes]] = []
 
@@ -646,23 +648,12 @@ class PlainTests(PipelineCase):
         self.assertEqual(sorted(peers[0].got + peers[1].got), [[b"%d" % n] for n in range(10)])
 
     async def test_jobs_wait_until_there_is_a_peer(self) -> None:
-        peer = PlainPull(self.context)
-        address = peer.address
-        peer.socket.close()
+        address = free_address()
         pipeline = self.start(address, plain=True)
         job_id = await pipeline.push(b"a")
         await until(lambda: self.log_lines("connection refused"))
         self.assertEqual(await self.state(pipeline, job_id), "waiting")
-
-        def bound() -> bool:
-            try:
-                peer.socket = self.context.socket(zmq.PULL)
-                peer.socket.bind(address)
-            except zmq.ZMQError:
-                return False
-            return True
-
-        await until(bound)
+        peer = PlainPull(self.context, address=address)
         await until(peer.read)
         self.assertEqual(peer.got, [[b"a"]])
 
@@ -744,5 +735,3 @@ class ArgumentTests(PipelineCase):
         pipeline.startService()
         self.addCleanup(self.stop, pipeline)
         self.assertEqual((await worker.gets(Hello)).sink, address)
-
-

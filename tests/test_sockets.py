@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import signal
 import socket
@@ -155,7 +156,7 @@ class DrainTests(SocketTestCase):
     """In one turn a socket is drained twice at most: for its descriptor, and because it was not empty."""
 
     async def test_a_turn_reads_a_bounded_number_of_messages(self) -> None:
-        pull, inbox = self.pull(address="inproc://here")
+        _pull, inbox = self.pull(address="inproc://here")
         self.already_there(20_000)
         turns = Turns(inbox)
         await inbox.until_count(20_000)
@@ -164,7 +165,7 @@ class DrainTests(SocketTestCase):
 
     async def test_a_turn_takes_a_bounded_time_when_messages_are_slow_to_handle(self) -> None:
         slow = DRAIN_SECONDS / 2.5
-        pull, inbox = self.pull(lambda frames: time.sleep(slow), address="inproc://here")
+        _pull, inbox = self.pull(lambda frames: time.sleep(slow), address="inproc://here")
         self.already_there(150)
         turns = Turns(inbox)
         await inbox.until_count(150)
@@ -172,7 +173,7 @@ class DrainTests(SocketTestCase):
         self.assertLessEqual(turns.largest, 2 * 3)
 
     async def test_what_one_drain_leaves_is_read_though_nothing_else_happens(self) -> None:
-        pull, inbox = self.pull(address="inproc://here")
+        _pull, inbox = self.pull(address="inproc://here")
         self.already_there(10 * DRAIN_MESSAGES)
         await inbox.until_count(10 * DRAIN_MESSAGES)
         self.assertEqual(inbox.messages, numbers(10 * DRAIN_MESSAGES))
@@ -196,7 +197,7 @@ class DrainTests(SocketTestCase):
             if frames == [b"0"]:
                 raise ZeroDivisionError("one that this test has made")
 
-        pull, inbox = self.pull(act, address="inproc://here")
+        _pull, inbox = self.pull(act, address="inproc://here")
         self.already_there(1)
         await deferLater(reactor, 0)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -227,7 +228,7 @@ class FloodTests(SocketTestCase):
         timer.stop()
         under_flood = [count for count in counts if 0 < count < sent]
         self.assertGreater(len(under_flood), 15)
-        self.assertLess(max(late - early for early, late in zip(counts, counts[1:], strict=False)), sent / 5)
+        self.assertLess(max(late - early for early, late in itertools.pairwise(counts)), sent / 5)
 
     async def test_small_messages_do_not_starve_a_timer(self) -> None:
         await self.flood_beside_a_timer(10)
@@ -330,7 +331,7 @@ class WritableTests(SocketTestCase):
         return deferToThread(lambda: [plain.recv_multipart()[0] for _ in range(count)])
 
     async def test_a_socket_at_its_mark_takes_nothing_and_says_when_it_does_again(self) -> None:
-        plain, push, recorder, sent = await self.full()
+        plain, _push, recorder, sent = await self.full()
         self.assertEqual(recorder.heard, ["connected"])
         received = self.receive(plain, sent)
         await recorder.until_heard("writable")
@@ -471,7 +472,7 @@ class BindTests(SocketTestCase):
     """Where a Pull is bound, and what it says when it cannot be."""
 
     async def test_a_star_for_a_port_takes_a_free_one(self) -> None:
-        pull, inbox = self.pull()
+        pull, _inbox = self.pull()
         self.assertRegex(pull.address, r"\Atcp://127\.0\.0\.1:[1-9]\d+\Z")
 
     async def test_each_message_tells_its_peers_host(self) -> None:
@@ -481,7 +482,7 @@ class BindTests(SocketTestCase):
         self.assertEqual(inbox.hosts, {"127.0.0.1"})
 
     async def test_a_message_that_came_no_way_of_the_network_has_no_host(self) -> None:
-        pull, inbox = self.pull(address="inproc://here")
+        _pull, inbox = self.pull(address="inproc://here")
         self.already_there(1)
         await inbox.until_count(1)
         self.assertEqual(inbox.hosts, {None})
@@ -570,7 +571,7 @@ class ConnectionTests(SocketTestCase):
     async def test_after_closing_nothing_is_heard(self) -> None:
         pull, _ = self.pull()
         push, recorder = await self.connected(pull.address)
-        other, other_recorder = await self.connected(pull.address)
+        _other, other_recorder = await self.connected(pull.address)
         push.close()
         pull.close()
         await other_recorder.until_heard("disconnected")

@@ -247,7 +247,7 @@ class JobsTests(WorkerCase):
         worker = self.start(lambda job: b"x" * upstream.MAX_RESULT)
         ventilator = self.ventilator(worker)
         await ventilator.opens(1, 11)
-        ventilator.jobs(11, {n: b"" for n in range(3)})
+        ventilator.jobs(11, dict.fromkeys(range(3), b""))
         await ventilator.has_done(0, 1, 2)
         self.assertEqual({len(r) for done in ventilator.have(Done) for r in done.results}, {upstream.MAX_RESULT})
         self.assertEqual(len(ventilator.have(Done)), 3, "one message holds 1 MiB of results")
@@ -364,7 +364,7 @@ class JobsTests(WorkerCase):
         worker = self.start(lambda job: time.sleep(0.01), threads=4)
         ventilator = self.ventilator(worker)
         self.assertEqual((await ventilator.opens(1, 11, window=50)).concurrency, 4)
-        ventilator.jobs(11, {n: b"" for n in range(20)})
+        ventilator.jobs(11, dict.fromkeys(range(20), b""))
         await ventilator.has_done(*range(20))
         self.assertEqual(sorted(ventilator.done), list(range(20)))
 
@@ -486,7 +486,7 @@ class StateTests(WorkerCase):
         await self.answers(ventilator, 11, 1)
         await ventilator.opens(2, 22)
         await until(lambda: [s for s in ventilator.have(State) if s.session == 22])
-        state = [s for s in ventilator.have(State) if s.session == 22][0]
+        state = next(s for s in ventilator.have(State) if s.session == 22)
         self.assertEqual((state.received, state.sent), (0, 0))
 
     async def test_state_comes_each_second(self) -> None:
@@ -669,7 +669,7 @@ class LeavingTests(WorkerCase):
         worker = self.start(lambda job: b"x" * 100_000, drain=60)
         ventilator = self.ventilator(worker)
         await ventilator.opens(1, 11, window=200)
-        ventilator.jobs(11, {n: b"" for n in range(100)})
+        ventilator.jobs(11, dict.fromkeys(range(100), b""))
         await until(lambda: len(worker._upstreams[7]._done) == 0 and worker._upstreams[7]._sent)
         stopped = worker.stopService()
         await ventilator.has_done(*range(100))

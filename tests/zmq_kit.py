@@ -1,4 +1,4 @@
-"""What the tests of sockets and links listen with. Imports no reactor: `tests.reactor_scenario` installs its own first."""
+"""What the tests of sockets and links listen with. It imports no reactor: `tests.reactor_scenario` installs its own."""
 
 from __future__ import annotations
 

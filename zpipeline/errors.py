@@ -1,4 +1,6 @@
-"""The errors of zpipeline, one small tree::
+"""The errors of zpipeline.
+
+They are one small tree::
 
     ZpipelineError
         UsageError          an option or argument that cannot work; the message says how to mend it

@@ -1,7 +1,7 @@
 """Real processes for fault tests: one web side or more, workers, and the count of what they ran.
 
-What was accepted is what the client was told; what ran is what the workers' handlers wrote into their own files. The product
-is asked for nothing but whether it is ready.
+What was accepted is what the client was told; what ran is what the workers' handlers wrote into their own files.
+The product is asked for nothing but whether it is ready.
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ class Rig(ExitStack):
         self.until("the web side serves", lambda: _answers(port), seconds=30)
         return process
 
-    def worker(
-        self, port: int | None = None, *options: object, handler: str = "record", seconds: float = 0
-    ) -> Process:
+    def worker(self, port: int | None = None, *options: object, handler: str = "record", seconds: float = 0) -> Process:
         """Start a worker; with the port of an earlier one, its record goes on."""
         port = port or free_port()
         record = self.folder / f"record-{port}"

@@ -136,12 +136,12 @@ class TurnsSlow(SynchronousTestCase):
     """A worker that turns slow in the middle of a flood."""
 
     def test_it_gives_back_what_it_cannot_run_soon(self) -> None:
-        """With a window of hundreds and jobs that suddenly take a second: it keeps two, the other worker has the rest."""
+        """With a window of hundreds, and jobs that suddenly take a second: it keeps two, the other has the rest."""
         with Rig() as rig:
             workers = [rig.worker() for _ in range(2)]
             web = rig.web([worker.port for worker in workers])
             rig.until_ready(web, 2)
-            turning, other = workers
+            turning, _other = workers
             accepted = batch(web.port, FLOOD)
             rig.until("the flood flows", lambda: len(rig.record(turning.port).ended) > 5000)
             (rig.folder / f"record-{turning.port}.slow").touch()

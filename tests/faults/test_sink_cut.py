@@ -65,7 +65,7 @@ class SinkCut(TestCase):
             await task.deferLater(reactor, 0.01)
 
     def test_no_job_is_stuck_and_the_workers_are_of_use_again(self):
-        """Cut three times under load: all jobs run, no window leaks away, and all three workers get their share after."""
+        """Cut three times under load: all jobs run, no window leaks away, and all three get their share after."""
         return defer.Deferred.fromCoroutine(self._cut_three_times())
 
     async def _cut_three_times(self) -> None:
@@ -73,7 +73,8 @@ class SinkCut(TestCase):
         ids = []
         for _ in range(3):
             ids += await self.pipeline.push_many([b"job %d" % number for number in range(1500)])
-            await self.until(lambda: sum(self.rig.ended().values()) > len(ids) - 1200)
+            some = len(ids) - 1200
+            await self.until(lambda some=some: sum(self.rig.ended().values()) > some)
             self.assertGreaterEqual(self.proxy.cut(), 3)
         await self.until(lambda: self.pipeline.pending == 0)
         self.assertEqual(self.rig.count(ids).lost, 0)
