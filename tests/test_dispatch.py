@@ -580,6 +580,36 @@ class FaultTests(Case):
         self.accept(2)
         self.assertEqual(self.assign(), {2: [3], 1: [4]})
 
+    def test_a_worker_paused_twice_goes_on_at_once_and_gets_its_share_once(self) -> None:
+        self.dispatcher.pause(self.one, True)
+        self.dispatcher.pause(self.one, True)
+        self.dispatcher.pause(self.one, False)
+        self.dispatcher.pause(self.one, False)
+        self.accept(4)
+        self.assertEqual(self.assign(), {2: [1, 3], 1: [2, 4]})
+
+    def test_what_a_lost_worker_gives_back_is_where_it_belongs_already(self) -> None:
+        self.accept(2)
+        self.assign()
+        self.dispatcher.lose(self.one)
+        self.assertEqual(self.dispatcher.returned(None, [1]), 0)
+        self.assertEqual(self.assign(), {2: [1]})
+        self.assertEqual(self.dispatcher.late, 1)
+
+    def test_the_dispatcher_knows_its_unsettled_jobs_and_ready_workers(self) -> None:
+        self.accept(2)
+        self.assign()
+        entry = self.dispatcher.entry(1)
+        assert entry is not None
+        self.assertIs(entry.holder, self.one)
+        self.assertEqual(self.dispatcher.in_flight, 2)
+        self.assertIs(self.dispatcher.session(1), self.one)
+        self.dispatcher.done(self.one, [1], 0.0, 0.0)
+        self.dispatcher.lose(self.one)
+        self.assertIsNone(self.dispatcher.entry(1))
+        self.assertIsNone(self.dispatcher.session(1))
+        self.assertEqual(self.dispatcher.in_flight, 1)
+
     def test_a_worker_that_left_while_paused_stays_away(self) -> None:
         self.dispatcher.pause(self.one, True)
         self.dispatcher.leave(self.one)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
 from zpipeline.errors import UsageError
 from zpipeline.job import NO_HEADERS, Job, check_body, encode_headers, make_id, parse_id
 
+# how long generating takes is the machine's business
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 numbers = st.integers(0, 2**64 - 1)
 text = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 class IdTests(unittest.TestCase):
+    @unhurried
     @given(numbers, numbers)
     def test_an_id_is_read_back(self, ventilator: int, sequence: int) -> None:
         job_id = make_id(ventilator, sequence)
         self.assertRegex(job_id, "^[0-9a-f]{32}$")
         self.assertEqual(parse_id(job_id), (ventilator, sequence))
 
+    @unhurried
     @given(numbers, numbers, numbers)
     def test_ids_of_one_ventilator_sort_by_acceptance(self, ventilator: int, one: int, other: int) -> None:
         self.assertEqual(one < other, make_id(ventilator, one) < make_id(ventilator, other))
@@ -30,6 +35,7 @@ class IdTests(unittest.TestCase):
         for wrong in ("", "0" * 31, "0" * 33, "0" * 31 + "A", "0" * 31 + "g", "+" + "0" * 31, "0" * 31 + " ", "٣" * 32):
             self.assertIsNone(parse_id(wrong), wrong)
 
+    @unhurried
     @given(st.text(max_size=40))
     def test_any_text_is_an_id_or_none(self, wrong: str) -> None:
         parsed = parse_id(wrong)
@@ -42,6 +48,7 @@ class HeaderTests(unittest.TestCase):
         for none in (None, {}, NO_HEADERS):
             self.assertEqual(encode_headers(none), b"{}")
 
+    @unhurried
     @given(st.dictionaries(text, text))
     def test_headers_are_a_json_object_with_names_in_lower_case(self, headers: dict[str, str]) -> None:
         lowered = {name.lower(): value for name, value in headers.items()}

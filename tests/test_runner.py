@@ -27,6 +27,7 @@ class CountingClock(Clock):
 
     def callLater(self, *args: Any, **kwargs: Any) -> Any:
         self.scheduled += 1
+        assert self.scheduled < 100_000, "a busy loop"  # which would hold up the tests for ever
         return super().callLater(*args, **kwargs)
 
 

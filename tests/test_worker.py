@@ -21,6 +21,21 @@ from zpipeline.protocol import Bye, Done, Failed, Json, Ready, Returned, State
 from zpipeline.worker import Worker
 
 
+class Ventilator(HandVentilator):
+    """A ventilator by hand whose worker is in this process."""
+
+    def __init__(self, context: Any, worker: Worker, number: int) -> None:
+        super().__init__(context, worker.address, number)
+        self.worker = worker
+
+    async def opens(self, generation: int, session: int, *, window: int | None = None) -> Ready:
+        """HELLO, then wait for READY, and until the worker knows that it has reached the sink, which may be later."""
+        ready = await super().opens(generation, session, window=window)
+        mine = self.worker._upstreams[self.number]
+        await until(lambda: not mine.broken_for, "the worker has reached the sink")
+        return ready
+
+
 class WorkerCase(Case):
     """Workers that are stopped in the end, on free ports."""
 
@@ -52,8 +67,8 @@ class WorkerCase(Case):
         """The same, known to be asynchronous."""
         return await self.hold(job)
 
-    def ventilator(self, worker: Worker, number: int = 7) -> HandVentilator:
-        return HandVentilator(self.context, worker.address, number)
+    def ventilator(self, worker: Worker, number: int = 7) -> Ventilator:
+        return Ventilator(self.context, worker, number)
 
     def bodies(self) -> list[bytes]:
         return [job.body for job in self.ran]
@@ -160,8 +175,6 @@ class HelloTests(WorkerCase):
         first, second, third = (self.ventilator(worker, n) for n in (1, 2, 3))
         await first.opens(1, 11)
         await second.opens(1, 22)
-        # READY may be here before the worker has heard that it is connected
-        await until(lambda: not any(upstream.broken_for for upstream in worker._upstreams.values()))
         third.hello(1, 33)
         await until(lambda: worker.dropped_messages)
         self.assertTrue(self.log_lines("there are 2 ventilators already"))
@@ -175,7 +188,6 @@ class HelloTests(WorkerCase):
         first, second, third = (self.ventilator(worker, n) for n in (1, 2, 3))
         await first.opens(1, 11)
         await second.opens(1, 22)
-        await until(lambda: not any(upstream.broken_for for upstream in worker._upstreams.values()))
         first.unbind()
         await until(lambda: worker._upstreams[1].broken_for)
         await third.opens(1, 33)

@@ -69,14 +69,14 @@ class Recorder(Happenings):
 
     def _hears(self, word: str, more: str = "") -> None:
         self.heard.append(word + more)
-        self.acts.get(word, lambda: None)()
         self.happened()
+        self.acts.get(word, lambda: None)()
 
 
 class Inbox(Happenings):
     """What a Pull calls with each message.
 
-    :ivar acts: what it does with a message, before it is counted.
+    :ivar act: what it does with a message.
     """
 
     def __init__(self, reactor: Any, act: Callable[[list[bytes]], None] = lambda frames: None) -> None:
@@ -89,8 +89,8 @@ class Inbox(Happenings):
         self.messages.append(frames)
         if len(self.messages) == 1:
             self.hosts.add(host())
-        self.act(frames)
         self.happened()
+        self.act(frames)
 
     def until_count(self, count: int) -> Deferred[None]:
         """Fires once so many messages have arrived."""

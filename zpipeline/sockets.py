@@ -242,9 +242,6 @@ class Push(_Bounded, ZmqPushConnection):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """Close the socket and its monitor; its listener hears nothing more."""
-        # In this order: libzmq's thread, with an event for a monitor that is closed but not disabled, waits for ever,
-        # and holds the lock that disabling takes.
-        self.socket.disable_monitor()
         self._monitor.close()
         super().shutdown()
 
@@ -265,6 +262,7 @@ class _Monitor(_Bounded):
     )
 
     def __init__(self, factory: Factory, monitored: zmq.Socket[bytes], listener: ConnectionListener) -> None:
+        self._monitored = monitored
         self._listener = listener
         self._reached = "connection refused, or no way there"
         self._is_connected = False
@@ -272,6 +270,13 @@ class _Monitor(_Bounded):
         address = f"inproc://zpipeline-monitor-{next(_monitor_numbers)}"
         monitored.monitor(address, self._EVENTS)
         super().__init__(factory, ZmqEndpoint(ZmqEndpointType.connect, address))
+
+    def shutdown(self) -> None:
+        """End the monitoring, then close: whoever closes it, a factory that closes all in no order included."""
+        # In this order: libzmq's thread, with an event for a monitor that is closed but not disabled, waits for ever,
+        # and holds the lock that disabling takes.
+        self._monitored.disable_monitor()
+        super().shutdown()
 
     def messageReceived(self, frames: list[bytes], first: zmq.Frame) -> None:
         event = parse_monitor_message(frames)["event"]

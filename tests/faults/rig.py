@@ -21,10 +21,14 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-from tests.faults.load import get
+from tests.faults.load import Load, get
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n"]
+
+
+#: See `Rig.push_in_rounds`.
+ROUNDS = 20
 
 
 def free_port() -> int:
@@ -154,6 +158,18 @@ class Rig(ExitStack):
     def until_ready(self, web: Process, workers: int) -> None:
         """Wait until the web side says that so many workers are ready."""
         self.until(f"{workers} workers are ready", lambda: ready_workers(web) == workers, seconds=30)
+
+    def push_in_rounds(self, web: Process, size: int) -> list[str]:
+        """Push `ROUNDS` times so many jobs, each time once those before have run: their ids.
+
+        No window is full then, and each of so many ready workers gets one job a round, however busy the machine is.
+        """
+        ids: list[str] = []
+        for _ in range(ROUNDS):
+            load = Load(web.port, [b"in rounds"] * size).run(1)
+            self.until_all_ran(load.accepted)
+            ids += load.accepted
+        return ids
 
     def until(self, what: str, condition: Callable[[], object], seconds: float = 60) -> None:
         """Wait for an event; AssertionError, with all logs, when it does not come."""
