@@ -470,7 +470,7 @@ class ThreadTests(unittest.TestCase):
         await until(lambda: rig.runner.idle)
         self.assertEqual(sorted(rig.origin.results), [0, 3])
         self.assertEqual(sorted(rig.origin.failures), [1, 2])
-        self.assertEqual(rig.log[-1], "report")
+        await until(lambda: rig.log[-1] == "report")
 
     async def test_stopping_leaves_a_running_thread_alone_and_does_not_wait_for_it(self) -> None:
         go_on = threading.Event()

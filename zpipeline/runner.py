@@ -103,6 +103,7 @@ class Runner:
         self._reporting: dict[Origin, None] = {}
         self._slice: IDelayedCall | None = None
         self._patience: IDelayedCall | None = None
+        self._patient_until = 0.0
         self._in_handler: Delivery | None = None
 
     @property
@@ -227,7 +228,7 @@ class Runner:
         return max(0, self.concurrency + 1 - len(self._running))
 
     def _give_back(self) -> None:
-        if not self._backlog or monotonic() < self._backlog[0].received_at + PATIENCE:
+        if not self._backlog or monotonic() < max(self._backlog[0].received_at + PATIENCE, self._patient_until):
             return
         self._owner.before_giving_back()
         keep = self._keep()
@@ -239,6 +240,9 @@ class Runner:
             else:
                 given.setdefault(delivery.origin, []).append(delivery)
         self._backlog = kept
+        if len(kept) > keep:
+            # they cannot be given back, however many they are: do not go through all of them in each slice
+            self._patient_until = monotonic() + PATIENCE
         for origin, deliveries in given.items():
             origin.returned(deliveries)
 
