@@ -139,7 +139,7 @@ async def closing_may_come_at_any_time(reactor: Any) -> None:
     """Whole factories are closed while libzmq's thread has events to tell; a socket, right after another's event."""
     from zpipeline.sockets import Factory, Pull, Push
 
-    for _ in range(60):
+    for _ in range(150):
         factory = Factory(reactor)
         pull = Pull(factory, "tcp://127.0.0.1:*", Inbox(reactor))
         recorders = [Recorder(reactor) for _ in range(PUSHES)]

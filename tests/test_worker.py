@@ -535,6 +535,25 @@ class FreezeTests(WorkerCase):
         self.assertEqual(self.bodies(), [b"a"])
         self.assertTrue(self.log_lines("this process was stopped for a while"))
 
+    async def test_a_session_that_begins_after_a_freeze_is_not_given_up_for_it(self) -> None:
+        worker = self.start()
+        ventilator = self.ventilator(worker)
+        await ventilator.opens(1, 11)
+        assert worker._watch is not None
+        thawed = [True]
+        self.patch(worker._watch, "has_thawed", lambda: bool(thawed and thawed.pop()))
+        await ventilator.opens(2, 12)
+        self.assertEqual([ready.session for ready in ventilator.have(Ready)], [11, 11, 12])
+        await self.answers(ventilator, 12, 1)
+
+    async def test_a_session_that_is_given_up_before_its_sink_is_known_to_be_reached_is_said_to_be(self) -> None:
+        worker = self.start()
+        ventilator = self.ventilator(worker)
+        ventilator.hello(1, 11)
+        await until(lambda: worker._upstreams)
+        worker._upstreams[ventilator.number].give_up_session()
+        await until(lambda: len(ventilator.have(Ready)) == 2)
+
 
 class LeavingTests(WorkerCase):
     async def test_it_says_bye_runs_what_arrives_and_ends_at_close(self) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
+from twisted.internet._resolver import HostResolution
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHostnameResolver, IResolutionReceiver
 from twisted.internet.protocol import Protocol
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
+from zope.interface import implementer
 
 Act = Callable[[], None]
 
@@ -137,3 +140,35 @@ def close_plain(socket: zmq.Socket[bytes]) -> None:
     """Close it, and its context."""
     socket.close()
     socket.context.term()
+
+
+@implementer(IHostnameResolver)
+class Names:
+    """A resolver that finds these addresses.
+
+    :ivar asked: the names that it was asked for.
+    :ivar receivers: whom it has yet to answer; with `held`, it answers nobody by itself.
+    """
+
+    def __init__(self, found: Sequence[Any] = (), *, held: bool = False) -> None:
+        self.found = found
+        self.held = held
+        self.asked: list[str] = []
+        self.receivers: list[IResolutionReceiver] = []
+
+    def resolveHostName(self, receiver: IResolutionReceiver, name: str, *args: Any, **kwargs: Any) -> object:
+        self.asked.append(name)
+        self.receivers.append(receiver)
+        resolution = HostResolution(name)
+        receiver.resolutionBegan(resolution)
+        if not self.held:
+            self.answer()
+        return resolution
+
+    def answer(self) -> None:
+        """Answer everybody."""
+        while self.receivers:
+            receiver = self.receivers.pop(0)
+            for address in self.found:
+                receiver.addressResolved(address)
+            receiver.resolutionComplete()

@@ -95,8 +95,9 @@ class Upstream:
     def give_up_session(self) -> None:
         """Forget what has not been begun, and say so: the ventilator hands it on, and opens another session."""
         self._owner.drop(self)
-        if self.takes_jobs and self._connected and self._link is not None:
+        if self.takes_jobs and self._link is not None:
             self._flush()
+            # also while it connects: the READY that is queued may be read before the handshake is heard of here
             self._link.send(protocol.encode(self._owner.make_ready(self.session)))
         self.takes_jobs = False
 

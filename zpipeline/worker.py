@@ -176,6 +176,7 @@ class Worker(Service):
 
     def _hello(self, hello: protocol.Hello, peer: Callable[[], str | None]) -> None:
         sink = _reachable(hello.sink, peer())
+        self._give_up_after_freeze()  # now: the session that begins here is not one that was frozen
         upstream = self._upstreams.get(hello.ventilator)
         if self._stopping is not None or self._factory is None:
             if upstream is not None and hello.generation > upstream.generation:
@@ -255,7 +256,11 @@ class Worker(Service):
         self._say_state()
 
     def before_slice(self) -> None:
-        """After a freeze, what was not begun has been handed to others."""
+        """See to a freeze."""
+        self._give_up_after_freeze()
+
+    def _give_up_after_freeze(self) -> None:
+        """What was not begun has been handed to others."""
         if self._watch is not None and self._watch.has_thawed():
             log.warn("this process was stopped for a while: what it had not begun is left to others")
             for upstream in self._upstreams.values():
