@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
-from twisted.internet._resolver import HostResolution
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHostnameResolver, IResolutionReceiver
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IResolutionReceiver
 from twisted.internet.protocol import Protocol
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
@@ -159,7 +158,7 @@ class Names:
     def resolveHostName(self, receiver: IResolutionReceiver, name: str, *args: Any, **kwargs: Any) -> object:
         self.asked.append(name)
         self.receivers.append(receiver)
-        resolution = HostResolution(name)
+        resolution = _Resolution(name)
         receiver.resolutionBegan(resolution)
         if not self.held:
             self.answer()
@@ -172,3 +171,12 @@ class Names:
             for address in self.found:
                 receiver.addressResolved(address)
             receiver.resolutionComplete()
+
+
+@implementer(IHostResolution)
+class _Resolution:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def cancel(self) -> None:
+        raise NotImplementedError

@@ -95,8 +95,8 @@ def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], pl
         listener = Listener(reactor, options["listen"], site)
     except UsageError as error:
         options.refuse(error)
-    options.bind_now(pipeline.bind, "choose another --sink")
     options.bind_now(listener.bind, "choose another --listen")
+    options.bind_now(pipeline.bind, "choose another --sink")
     return pipeline, listener
 
 
