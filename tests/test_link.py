@@ -116,11 +116,11 @@ class LinkTestCase(LogTestCase):
         return f"tcp://127.0.0.1:{port.getHost().port}", factory.connections
 
     def nobody(self) -> str:
-        """An address where nobody listens for the length of the test."""
-        taken = socket.socket()
-        self.addCleanup(taken.close)
-        taken.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        """An address where nobody listens, and nobody else can until `taken` is closed."""
+        self.taken = socket.socket()
+        self.addCleanup(self.taken.close)
+        self.taken.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{self.taken.getsockname()[1]}"
 
     @property
     def pushes(self) -> list[Push]:
@@ -206,10 +206,8 @@ class TroubleTests(LinkTestCase):
         _, owner = self.link(address)
         await owner.until_heard("lost", 4)
         self.assertEqual(self.warnings, [f"{address}: {REFUSED}; trying again"])
-        link, owner = self.link("tcp://127.0.0.1:1")  # refused on any machine
-        await owner.until_heard("lost", 2)
-        pull, _ = self.pull()
-        link.address = pull.address
+        self.taken.close()
+        self.pull(address)
         await owner.until_heard("connected")
         self.assertEqual(owner.heard[-2:], ["opened", "connected"])
 
@@ -304,14 +302,13 @@ class TroubleTests(LinkTestCase):
         self.names.held = True
         _, owner = self.link("tcp://pool:1")
         await owner.until_heard("lost", 2)
-        await deferToThread(lambda: None)
         while len(self.names.receivers) < 3:
             await deferLater(reactor, 0.005)
         self.names.answer()
         self.assertEqual(owner.heard.count("opened"), 1)
 
     async def test_a_trouble_of_another_kind_is_logged_and_so_is_the_same_after_a_success(self) -> None:
-        address, connections = self.server(FakePull)
+        address, _ = self.server(FakePull)
         link, owner = self.link(address, Owner(connected=lambda link: link.meets_deadline()))
         await owner.until_heard("connected")
         link.give_up("one")
