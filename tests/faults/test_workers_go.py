@@ -99,10 +99,12 @@ class WorkersGo(SynchronousTestCase):
         self.rig.until_all_ran(load.accepted)
         record = self.rig.record(frozen.port)
         thawed = set(record.begun[begun:])
-        self.assertEqual(len(thawed), ROUNDS)
-        self.assertLessEqual(thawed, set(more), "it ran what had been handed on")
+        # One job may have been in its hands already, though its record did not say so yet.
+        begun_before = set(record.begun[:begun]) | set(record.begun[begun : begun + 1])
+        self.assertLessEqual(thawed, set(more) | begun_before, "it ran what had been handed on")
+        self.assertEqual(len(thawed & set(more)), ROUNDS)
         twice = {job_id for job_id, times in self.rig.ended().items() if times > 1}
-        self.assertLessEqual(twice, set(record.begun[:begun]), "more ran twice than what it had begun")
+        self.assertLessEqual(twice, begun_before, "more ran twice than what it had begun")
 
     def test_a_worker_that_is_killed_again_and_again_loses_nothing(self) -> None:
         """Killed three times in one load, and restarted each time."""
