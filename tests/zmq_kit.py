@@ -131,6 +131,7 @@ def plain_socket(kind: int, *, high_water_mark: int = 0) -> zmq.Socket[bytes]:
     """A socket of pyzmq, with a context of its own that ends with it."""
     socket = zmq.Context().socket(kind)
     socket.set(zmq.LINGER, 0)
+    socket.set(zmq.RCVTIMEO, 40_000)  # a thread that waits for ever would outlive its test
     socket.set_hwm(high_water_mark)
     return socket
 
