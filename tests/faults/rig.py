@@ -186,7 +186,9 @@ class Rig(ExitStack):
     def record(self, port: int) -> Record:
         """What the worker on that port has run."""
         path = self.folder / f"record-{port}"
-        lines = [line.split(" ", 2) for line in path.read_text().splitlines()] if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        # What comes after the last line end is a line that is being written just now.
+        lines = [line.split(" ", 2) for line in text.split("\n")[:-1]]
         return Record(
             [line[1] for line in lines if line[0] == "begin"],
             [line[1] for line in lines if line[0] == "end"],
