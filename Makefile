@@ -7,8 +7,9 @@ VENV = .venv
 BIN = $(VENV)/bin
 
 # The modules without I/O, whose branches the tests cover without a gap.
-PURE = zpipeline/protocol/*,zpipeline/dispatch.py,zpipeline/window.py
-PURE_TESTS = $(wildcard tests/test_protocol*.py tests/test_dispatch*.py tests/test_window*.py)
+PURE := zpipeline/protocol/*,zpipeline/window.py,zpipeline/entry.py,zpipeline/dispatch.py,zpipeline/suspects.py
+PURE := $(PURE),zpipeline/retries.py,zpipeline/admission.py,zpipeline/pipeline/sending.py
+PURE_TESTS = $(foreach module,protocol dispatch suspects retries admission window sending,$(wildcard tests/test_$(module)*.py))
 
 # A virtual environment whose making failed is made again.
 .DELETE_ON_ERROR:

@@ -35,7 +35,7 @@ def start_workers(count: int) -> list[subprocess.Popen[bytes]]:
 async def flood(jobs: int, window: int | None) -> float:
     """Jobs settled a second."""
     workers = [f"tcp://127.0.0.1:{FIRST_PORT + n}" for n in range(3)]
-    pipeline = Pipeline(reactor, workers, window=window)
+    pipeline = Pipeline(reactor, workers, journal=None, window=window)
     pipeline.startService()
     while pipeline.ready_workers < 3:
         await task.deferLater(reactor, 0.05)

@@ -14,10 +14,10 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.web.server import Site
 
-from zpipeline import Pipeline, Refused
+from zpipeline import Pipeline, Refused, TooLarge
 
 app = Klein()
-pipeline = Pipeline(reactor, workers=["tcp://127.0.0.1:4444", "tcp://127.0.0.1:4445"])
+pipeline = Pipeline(reactor, workers=["tcp://127.0.0.1:4444", "tcp://127.0.0.1:4445"], journal="photos.sqlite")
 
 
 @app.route("/photos", methods=["POST"])
@@ -26,7 +26,7 @@ async def upload(request):
     try:
         job_id = await pipeline.push(request.content.read(), {"x-user": "ada"})
     except Refused as why:
-        request.setResponseCode(503)
+        request.setResponseCode(413 if isinstance(why, TooLarge) else 503)
         return f"{why}\n"
     request.setResponseCode(202)
     return f"{job_id}\n"

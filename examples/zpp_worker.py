@@ -2,8 +2,9 @@
 # fmt: off
 """A worker for ZPP/1, written from docs/protocol.rst (the rules named here are its rules) with nothing but pyzmq.
 Usage: zpp_worker.py PORT [OUTFILE] [SECONDS]. Each job appends "begin ID BODY" to OUTFILE, sleeps, appends "end ID".
+Bodies "fail", "reject" and "later N" fail so. A timeout interrupts `handler` by SIGALRM; C code that blocks goes on.
 """
-import json, os, random, re, signal, socket, struct, sys, time
+import json, os, random, re, signal, socket, struct, sys, time, traceback
 import zmq, zmq.utils.monitor
 
 port, outfile, seconds = [*sys.argv[1:], *["4444", os.devnull, "0"][len(sys.argv) - 1 :]]
@@ -14,10 +15,15 @@ ready = b"R", struct.pack("!Q", incarnation), json.dumps(about).encode()
 # Jobs not begun (session or None, sequence, body, when it came); each ventilator's newest session; when SIGTERM came
 queue, sessions, leaving = [], {}, []
 
+class Reject(Exception): """Raised by a handler: this job can never work."""
+class RetryLater(Exception): """Raised by a handler, with the seconds to wait, and why: not now."""
+class TimedOut(BaseException): """Raised in a handler that takes too long; it is no Exception that one may catch."""
+
 class Session:
-    def __init__(self, ventilator, generation, number, sink, window, done):
+    def __init__(self, ventilator, generation, number, sink, limits, done):
         self.ventilator, self.generation, self.number, self.sink = ventilator, generation, number, sink
-        self.window, self.done, self.given_up, self.received, self.useful_at = window, done, False, 0, now()
+        self.window, self.timeout = limits.get("window"), limits.get("timeout")
+        self.done, self.given_up, self.received, self.useful_at = done, False, 0, now()
         self.connect()
     def connect(self):  # rule 1: each connection has its own socket, and READY is first on it
         self.push, self.up, self.sent, self.try_at = context.socket(zmq.PUSH), False, 0, now() + 5
@@ -67,7 +73,7 @@ def handle(peer, kind, fields, *rest):
         if not old or generation > old.generation:  # rules 1 and 4
             host = socket.getaddrinfo(host, None)[0][4][0]  # libzmq would do so in the thread of all sockets
             sink = f"tcp://[{host}]:{sink_port}" if ":" in host else f"tcp://{host}:{sink_port}"
-            new = Session(ventilator, generation, number, sink, limits.get("window"), old.done if old else [])
+            new = Session(ventilator, generation, number, sink, limits, old.done if old else [])
             least = min(sessions.values(), key=lambda s: s.received) if len(sessions) > 50 else None  # rule 10
             if old or least: (old or least).give_up(forget=True)
             sessions[ventilator] = new
@@ -79,13 +85,33 @@ def handle(peer, kind, fields, *rest):
         session.received += n
     elif kind == head + b"C" and session: session.give_up(say=False, forget=True)
 
-def run(session, sequence, body, _):
-    name = f"{session.ventilator if session else incarnation:016x}{sequence:016x}"
-    os.write(out, f"begin {name} {body.decode(errors='replace')}\n".encode())
+def handler(name, body):  # put yours here
+    os.write(out, f"begin {name} {body}\n".encode())
     time.sleep(float(seconds))
+    if body == "fail": raise ValueError("as it was told to")
+    if body == "reject": raise Reject("as it was told to")
+    if body.startswith("later "): raise RetryLater(float(body[6:]), "as it was told to")
     os.write(out, f"end {name}\n".encode())
-    if session: session.done.append(sequence)
 
+def time_out(*_): raise TimedOut
+
+def run(session, sequence, body, _):
+    name, timeout = f"{session.ventilator if session else incarnation:016x}{sequence:016x}", session and session.timeout
+    try:  # rule 11
+        signal.setitimer(signal.ITIMER_REAL, min(timeout or 0, 1e6))  # 0: none
+        try: handler(name, body.decode(errors="replace"))
+        finally: signal.setitimer(signal.ITIMER_REAL, 0)
+        if session: session.done.append(sequence)
+    except (Exception, TimedOut) as error:
+        kind, delay, reason = isinstance(error, Reject), -1.0, f"{type(error).__name__}: {error}"
+        if isinstance(error, RetryLater): delay, reason = error.args
+        if isinstance(error, TimedOut): reason = f"timed out after {timeout:g} seconds"
+        print(f"job {name} failed: {reason}", file=sys.stderr)
+        if session and not session.given_up:  # else the job is with others by now
+            texts = " ".join(reason.split()), traceback.format_exc()
+            session.send(b"F", struct.pack("!QBd", sequence, kind, delay), *(t.encode(errors="replace") for t in texts))
+
+signal.signal(signal.SIGALRM, time_out)
 context, said_bye, alive_at = zmq.Context(), False, now()
 for option, value in ((zmq.RCVHWM, 0), (zmq.SNDHWM, 0), (zmq.LINGER, 0), (zmq.RECONNECT_IVL, -1)):
     context.setsockopt(option, value)

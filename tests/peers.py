@@ -159,20 +159,32 @@ class HandVentilator(_Peer):
     def send(self, frames: list[bytes]) -> None:
         self._push.send_multipart(frames)
 
-    def hello(self, generation: int, session: int, *, window: int | None = None, sink: str | None = None) -> None:
-        self.send(protocol.encode(Hello(self.number, generation, session, sink or self.address, window)))
+    def hello(
+        self,
+        generation: int,
+        session: int,
+        *,
+        window: int | None = None,
+        timeout: float | None = None,
+        sink: str | None = None,
+    ) -> None:
+        self.send(protocol.encode(Hello(self.number, generation, session, sink or self.address, window, timeout)))
 
-    def jobs(self, session: int, bodies: Mapping[int, bytes], headers: Mapping[str, str] | None = None) -> None:
+    def jobs(
+        self, session: int, bodies: Mapping[int, bytes], headers: Mapping[str, str] | None = None, attempt: int = 1
+    ) -> None:
         n = len(bodies)
         packed = [encode_headers(headers)] * n
-        self.send(protocol.encode_jobs(session, list(bodies), [1] * n, [1.5] * n, packed, list(bodies.values())))
+        self.send(protocol.encode_jobs(session, list(bodies), [attempt] * n, [1.5] * n, packed, list(bodies.values())))
 
     def close(self, session: int) -> None:
         self.send(protocol.encode(Close(session)))
 
-    async def opens(self, generation: int, session: int, *, window: int | None = None) -> Ready:
+    async def opens(
+        self, generation: int, session: int, *, window: int | None = None, timeout: float | None = None
+    ) -> Ready:
         """HELLO, and wait for its READY."""
-        self.hello(generation, session, window=window)
+        self.hello(generation, session, window=window, timeout=timeout)
         await until(lambda: [r for r in self.have(Ready) if r.session == session], f"session {session} is ready")
         return next(r for r in self.have(Ready) if r.session == session)
 

@@ -1,276 +1,21 @@
-"""Who gets which job: the dispatcher against a model, its fairness, and single cases."""
+"""Who gets which job: fairness, and each rule of the dispatcher by itself."""
 
+import random
 from itertools import combinations, count, groupby
 from typing import Any
-from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 from twisted.trial import unittest
 
 from zpipeline import dispatch
-from zpipeline.dispatch import WINDOW_BYTES, Dispatcher, Entry, Session
-from zpipeline.errors import Full
+from zpipeline.dispatch import GRACE, STRIKE_REST, WINDOW_BYTES, Dispatcher, FailedAttempt, Fate
+from zpipeline.entry import Entry, Session
+from zpipeline.retries import Policy
 
-thorough = settings(max_examples=300, stateful_step_count=40, deadline=None, database=None)
+thorough = settings(max_examples=300, deadline=None, database=None)
 
 FEW_BYTES = 100  # in place of WINDOW_BYTES
-MAX_PENDING, MAX_BYTES = 20, 600
-
-concurrencies = st.integers(1, 4)
-# none, small ones, half a window, and more than a window
-body_lengths = st.sampled_from([0, 1, 10, 40, 50, 60, 120])
-
-
-class Place:
-    """What the model knows of a ready worker."""
-
-    def __init__(self) -> None:
-        self.leaving = self.paused = False
-        self.reports = 0
-
-    @property
-    def takes_jobs(self) -> bool:
-        return not self.leaving and not self.paused
-
-
-class DispatcherMachine(RuleBasedStateMachine):
-    """The model is a dictionary: where each unsettled job is. What waits goes out by number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch = patch.object(dispatch, "WINDOW_BYTES", FEW_BYTES)
-        self.patch.start()
-        self.now = 0.0
-        self.numbers = 0
-        self.lengths: dict[int, int] = {}  # of all jobs ever accepted
-        self.holders: dict[int, int | None] = {}  # of the unsettled ones: a session, or None for those that wait
-        self.untried: set[int] = set()  # never out, or out and lost or returned since
-        self.places: dict[int, Place] = {}
-        self.sessions: dict[int, Session] = {}
-        self.late = 0
-
-    def teardown(self) -> None:
-        self.patch.stop()
-
-    @initialize(window=st.sampled_from([None, 1, 2, 5]), workers=st.lists(concurrencies, max_size=3))
-    def begin(self, window: int | None, workers: list[int]) -> None:
-        self.dispatcher = Dispatcher(max_pending=MAX_PENDING, max_bytes=MAX_BYTES, window=window)
-        for concurrency in workers:
-            self.ready(concurrency)
-
-    def waiting(self) -> list[int]:
-        return sorted(number for number, holder in self.holders.items() if holder is None)
-
-    def held_by(self, number: int | None) -> list[int]:
-        return sorted(job for job, holder in self.holders.items() if holder == number)
-
-    def some_session(self, data: st.DataObject) -> int:
-        return data.draw(st.sampled_from(sorted(self.places)), label="session")
-
-    def some_jobs(self, data: st.DataObject) -> list[int]:
-        """Most are unsettled; others are settled, or were never accepted."""
-        job = st.sampled_from(sorted(self.holders)) | st.integers(1, self.numbers + 2)
-        return data.draw(st.lists(job, min_size=1, max_size=5), label="jobs")
-
-    def some_reporter(self, data: st.DataObject) -> tuple[int | None, Session | None]:
-        number = data.draw(st.sampled_from([None, *sorted(self.places)]), label="reporter")
-        return number, None if number is None else self.sessions[number]
-
-    # Jobs come
-
-    @rule(lengths=st.lists(body_lengths, max_size=8))
-    def accept(self, lengths: list[int]) -> None:
-        first = self.numbers + 1
-        self.numbers += len(lengths)
-        entries = [Entry(first + i, b"x" * length, b"{}", 0.0) for i, length in enumerate(lengths)]
-        size = sum(self.lengths[number] for number in self.holders)
-        if len(self.holders) + len(lengths) > MAX_PENDING or size + sum(lengths) > MAX_BYTES:
-            try:
-                self.dispatcher.accept(entries)
-            except Full:
-                return
-            raise AssertionError("over the bounds, and accepted")
-        self.dispatcher.accept(entries)
-        for entry in entries:
-            self.lengths[entry.sequence] = len(entry.body)
-            self.holders[entry.sequence] = None
-            self.untried.add(entry.sequence)
-
-    @rule(lengths=st.lists(body_lengths, min_size=1, max_size=8))
-    def accept_and_assign(self, lengths: list[int]) -> None:
-        self.accept(lengths)
-        self.assign(0.001)
-
-    # Workers come and go
-
-    @precondition(lambda self: len(self.places) < 4)
-    @rule(concurrency=concurrencies)
-    def ready(self, concurrency: int) -> None:
-        number = len(self.sessions) + 1
-        self.sessions[number] = self.dispatcher.ready(number, concurrency)
-        self.places[number] = Place()
-
-    @precondition(lambda self: self.places)
-    @rule(data=st.data(), what=st.sampled_from(["unpause", "pause", "leave"]))
-    def pause_or_leave(self, data: st.DataObject, what: str) -> None:
-        number = self.some_session(data)
-        if what == "leave":
-            self.dispatcher.leave(self.sessions[number])
-            self.places[number].leaving = True
-        else:
-            self.dispatcher.pause(self.sessions[number], what == "pause")
-            self.places[number].paused = what == "pause"
-
-    @precondition(lambda self: self.places)
-    @rule(data=st.data(), comes_back=st.booleans())
-    def lose(self, data: st.DataObject, comes_back: bool) -> None:
-        number = self.some_session(data)
-        held = self.held_by(number)
-        assert self.dispatcher.lose(self.sessions[number]) == len(held)
-        del self.places[number]
-        self.wait_again(held)
-        if comes_back:
-            self.ready(1)
-
-    def wait_again(self, jobs: list[int]) -> None:
-        self.holders.update(dict.fromkeys(jobs))
-        self.untried.update(jobs)
-
-    # Jobs go out
-
-    @rule(passes=st.sampled_from([0.0, 0.001, 0.02, 0.3]))
-    def assign(self, passes: float) -> None:
-        self.now += passes
-        sizes = {number: self.sessions[number].window.size(self.now) for number in self.places}
-        waiting = self.waiting()
-        out = []
-        for session, entries in self.dispatcher.assign(self.now):
-            jobs = [entry.sequence for entry in entries]
-            assert jobs == sorted(jobs) and jobs, "out of order"
-            assert self.places[session.number].takes_jobs, "leaving or paused, and given jobs"
-            assert self.untried.issuperset(jobs), "out twice without a fault"
-            self.untried.difference_update(jobs)
-            self.holders.update(dict.fromkeys(jobs, session.number))
-            held = self.held_by(session.number)
-            assert len(held) <= max(1, sizes[session.number]), "more jobs than the window"
-            assert len(held) == 1 or self.bytes_of(held) <= FEW_BYTES, "more bytes than the window"
-            out += jobs
-        assert sorted(out) == waiting[: len(out)], "not the front of those that wait"
-        for front in self.waiting()[:1]:
-            for number, place in self.places.items():
-                held = self.held_by(number)
-                full = len(held) >= sizes[number] or self.bytes_of(held) + self.lengths[front] > FEW_BYTES
-                assert not place.takes_jobs or (held and full), "a job waits though there is room"
-
-    def bytes_of(self, jobs: list[int]) -> int:
-        return sum(self.lengths[job] for job in jobs)
-
-    # Reports come
-
-    @precondition(lambda self: any(self.holders.values()))
-    @rule(data=st.data())
-    def done_by_its_worker(self, data: st.DataObject) -> None:
-        holders = sorted({holder for holder in self.holders.values() if holder is not None})
-        number = data.draw(st.sampled_from(holders), label="session")
-        jobs = data.draw(st.lists(st.sampled_from(self.held_by(number)), unique=True), label="jobs")
-        self.check_done(number, self.sessions[number], jobs)
-
-    @precondition(lambda self: self.holders)
-    @rule(data=st.data())
-    def done_by_anyone(self, data: st.DataObject) -> None:
-        number, session = self.some_reporter(data)
-        self.check_done(number, session, self.some_jobs(data))
-
-    def check_done(self, number: int | None, session: Session | None, jobs: list[int]) -> None:
-        fresh = [job for job in dict.fromkeys(jobs) if job in self.holders]
-        self.late += len(jobs) - len(fresh)
-        settled = self.dispatcher.done(session, jobs, self.now, self.now + 1000)
-        assert [entry.sequence for entry in settled] == fresh
-        for entry in settled:
-            assert entry.settled_at == self.now + 1000 and entry.error is None and entry.holder is None
-            del self.holders[entry.sequence]
-        self.reported(number)
-
-    def reported(self, number: int | None) -> None:
-        if number is not None:
-            self.places[number].reports += 1
-
-    @precondition(lambda self: self.holders)
-    @rule(data=st.data())
-    def failed(self, data: st.DataObject) -> None:
-        number, session = self.some_reporter(data)
-        held = [] if number is None else self.held_by(number)
-        job = self.some_jobs(data)[0]
-        entry = self.dispatcher.failed(session, job, "why", self.now, self.now + 1000)
-        self.reported(number)
-        if job in held:
-            assert entry is not None and entry.sequence == job and entry.holder is None
-            assert entry.error == "why" and entry.settled_at == self.now + 1000
-            del self.holders[job]
-        else:
-            assert entry is None
-            self.late += 1
-
-    @precondition(lambda self: self.holders)
-    @rule(data=st.data())
-    def returned(self, data: st.DataObject) -> None:
-        number, session = self.some_reporter(data)
-        held = [] if number is None else self.held_by(number)
-        jobs = self.some_jobs(data)
-        counted = sorted(set(jobs) & set(held))
-        assert self.dispatcher.returned(session, jobs) == len(counted)
-        self.late += len(jobs) - len(counted)
-        self.wait_again(counted)
-        self.reported(number)
-
-    @precondition(lambda self: self.places)
-    @rule(data=st.data(), concurrency=concurrencies, missing=st.integers(-2, 2))
-    def state(self, data: st.DataObject, concurrency: int, missing: int) -> None:
-        number = self.some_session(data)
-        sent = max(0, self.places[number].reports + missing)
-        complete = self.dispatcher.state(self.sessions[number], concurrency, sent)
-        assert complete == (sent <= self.places[number].reports)
-
-    # What always holds
-
-    @invariant()
-    def each_job_is_in_one_place(self) -> None:
-        for job in self.lengths:
-            entry = self.dispatcher.entry(job)
-            if job not in self.holders:
-                assert entry is None
-                continue
-            holder = self.holders[job]
-            assert entry is not None and entry.settled_at is None
-            assert entry.holder is (None if holder is None else self.sessions[holder])
-        for number, session in self.sessions.items():
-            if number not in self.places:
-                assert self.dispatcher.session(number) is None
-                continue
-            assert self.dispatcher.session(number) is session
-            held = self.held_by(number)
-            assert sorted(session.in_flight) == held
-            assert session.bytes == self.bytes_of(held)
-
-    @invariant()
-    def the_counts_agree(self) -> None:
-        size = self.bytes_of(list(self.holders))
-        assert self.dispatcher.bytes == size
-        assert self.dispatcher.pending == len(self.holders)
-        assert self.dispatcher.in_flight == len(self.holders) - len(self.waiting())
-        assert self.dispatcher.ready_workers == sum(not place.leaving for place in self.places.values())
-        assert self.dispatcher.full == (len(self.holders) >= MAX_PENDING or size >= MAX_BYTES)
-        assert self.dispatcher.late == self.late
-
 
 steps = st.lists(
     st.one_of(
@@ -285,13 +30,10 @@ steps = st.lists(
 class PropertyTests(unittest.SynchronousTestCase):
     """What holds whatever happens."""
 
-    def test_the_dispatcher_does_as_the_model(self) -> None:
-        run_state_machine_as_test(DispatcherMachine, settings=thorough)
-
     @thorough
     @given(steps)
     def test_any_run_of_jobs_is_spread_evenly_while_no_window_is_full(self, steps: list[tuple[str, Any]]) -> None:
-        dispatcher = Dispatcher(max_pending=10_000, max_bytes=1 << 20, window=10_000)
+        dispatcher = Dispatcher(Policy(), window=10_000)
         handed: list[int] = []  # which worker got a job, in order
         since: dict[Session, int] = {}  # those that take jobs, and how many had been handed out when they began to
         numbers = 0
@@ -303,18 +45,18 @@ class PropertyTests(unittest.SynchronousTestCase):
                 both = [who for who in handed[max(one_since, other_since) :] if who in (one.number, other.number)]
                 assert all(len(list(run)) == 1 for _, run in groupby(both)), both
 
-        sessions = [dispatcher.ready(next(names), 1), dispatcher.ready(next(names), 1)]
+        sessions = [dispatcher.ready(next(names), 1, 0.0), dispatcher.ready(next(names), 1, 0.0)]
         since.update(dict.fromkeys(sessions, 0))
         for what, n in [*steps, ("jobs", 9)]:
             session = sessions[n % len(sessions)] if n is not None and sessions else None
             if what == "ready":
-                session = dispatcher.ready(next(names), 1)
+                session = dispatcher.ready(next(names), 1, 0.0)
                 sessions.append(session)
                 since[session] = len(handed)
             elif what == "jobs":
-                dispatcher.accept([Entry(numbers + i, b"", b"{}", 0.0) for i in range(n)])
+                dispatcher.add([Entry(numbers + i, b"", b"{}", 0.0) for i in range(n)])
                 numbers += n
-                out = [(e.sequence, s.number) for s, entries in dispatcher.assign(0.0) for e in entries]
+                out = [(e.sequence, s.number) for s, entries in dispatcher.assign(0.0, 0.0) for e in entries]
                 handed += [number for _, number in sorted(out)]
                 check()
             elif session is None:
@@ -333,6 +75,7 @@ class PropertyTests(unittest.SynchronousTestCase):
                     dispatcher.leave(session)
                 else:
                     dispatcher.lose(session)
+                    dispatcher.verdict(session.number, Fate.UNREACHABLE, 0.0)
                     sessions.remove(session)
 
 
@@ -341,16 +84,36 @@ class Case(unittest.SynchronousTestCase):
 
     def setUp(self) -> None:
         self.numbers = 0
-        self.dispatcher = Dispatcher(max_pending=100, max_bytes=1 << 30, window=4)
+        self.dispatcher = Dispatcher(Policy(attempts=3, first=1.0, longest=300.0), window=4)
 
-    def accept(self, count: int = 1, length: int = 1) -> None:
+    def add(self, count: int = 1, length: int = 1) -> None:
         entries = [Entry(self.numbers + i, b"x" * length, b"{}", 0.0) for i in range(1, count + 1)]
-        self.dispatcher.accept(entries)
+        self.dispatcher.add(entries)
         self.numbers += count
 
-    def assign(self, now: float = 0.0) -> dict[int, list[int]]:
+    def ready(self, *numbers: int) -> None:
+        """Workers, the longest-lived first."""
+        for number in numbers:
+            self.dispatcher.ready(number, 1, float(number))
+
+    def lose(self, number: int, fate: Fate) -> Entry | None:
+        """The session of that number is over, and so much is known of its process."""
+        self.dispatcher.lose(self.at(number))
+        return self.dispatcher.verdict(number, fate, 50.0)
+
+    def at(self, number: int) -> Session:
+        session = self.dispatcher.session(number)
+        assert session is not None
+        return session
+
+    def done(self, number: int) -> None:
+        """All that is at this worker is done."""
+        session = self.at(number)
+        self.dispatcher.done(session, list(session.in_flight), 0.0, 50.0)
+
+    def assign(self, now: float = 0.0, at: float = 50.0) -> dict[int, list[int]]:
         """Which session gets which jobs."""
-        out = self.dispatcher.assign(now)
+        out = self.dispatcher.assign(now, at)
         return {session.number: [entry.sequence for entry in entries] for session, entries in out}
 
 
@@ -359,51 +122,51 @@ class HandingOutTests(Case):
 
     def test_the_first_three_jobs_go_to_three_workers(self) -> None:
         for number in (7, 8, 9):
-            self.dispatcher.ready(number, 1)
-        self.accept(3)
+            self.dispatcher.ready(number, 1, 0.0)
+        self.add(3)
         self.assertEqual(self.assign(), {7: [1], 8: [2], 9: [3]})
 
     def test_the_round_goes_on_where_it_stopped(self) -> None:
         for number in (7, 8, 9):
-            self.dispatcher.ready(number, 1)
-        self.accept(2)
+            self.dispatcher.ready(number, 1, 0.0)
+        self.add(2)
         self.assign()
-        self.accept(2)
+        self.add(2)
         self.assertEqual(self.assign(), {9: [3], 7: [4]})
 
     def test_a_new_worker_comes_after_all_others(self) -> None:
-        self.dispatcher.ready(7, 1)
-        self.dispatcher.ready(8, 1)
-        self.accept(1)
+        self.dispatcher.ready(7, 1, 0.0)
+        self.dispatcher.ready(8, 1, 0.0)
+        self.add(1)
         self.assign()
-        self.dispatcher.ready(9, 1)
-        self.accept(4)
+        self.dispatcher.ready(9, 1, 0.0)
+        self.add(4)
         self.assertEqual(self.assign(), {8: [2, 5], 7: [3], 9: [4]})
 
     def test_the_others_get_what_a_full_worker_cannot_take(self) -> None:
-        self.dispatcher.ready(7, 1)
-        self.accept(3)
+        self.dispatcher.ready(7, 1, 0.0)
+        self.add(3)
         self.assign()
-        self.dispatcher.ready(8, 1)
-        self.accept(5)
+        self.dispatcher.ready(8, 1, 0.0)
+        self.add(5)
         self.assertEqual(self.assign(), {7: [4], 8: [5, 6, 7, 8]})
 
     def test_jobs_wait_for_a_worker_in_order(self) -> None:
-        self.accept(6)
+        self.add(6)
         self.assertEqual(self.assign(), {})
-        self.dispatcher.ready(7, 1)
+        self.dispatcher.ready(7, 1, 0.0)
         self.assertEqual(self.assign(), {7: [1, 2, 3, 4]})
 
     def test_a_window_that_sizes_itself_begins_with_one_job_more_than_the_worker_runs(self) -> None:
-        self.dispatcher = Dispatcher(max_pending=100, max_bytes=1000)
-        self.dispatcher.ready(7, 3)
-        self.accept(9)
+        self.dispatcher = Dispatcher(Policy())
+        self.dispatcher.ready(7, 3, 0.0)
+        self.add(9)
         self.assertEqual(self.assign(), {7: [1, 2, 3, 4]})
 
     def test_a_window_grows_with_what_its_worker_settles(self) -> None:
-        self.dispatcher = Dispatcher(max_pending=100, max_bytes=1000)
-        session = self.dispatcher.ready(7, 1)
-        self.accept(50)
+        self.dispatcher = Dispatcher(Policy())
+        session = self.dispatcher.ready(7, 1, 0.0)
+        self.add(50)
         self.assign(0.0)
         self.dispatcher.done(session, [1, 2], 0.001, 0.0)
         self.assertEqual(self.assign(0.001), {7: [3, 4, 5, 6]})
@@ -422,104 +185,92 @@ class BytesTests(Case):
         self.assertEqual(WINDOW_BYTES, 64 * 1024 * 1024)
 
     def test_jobs_that_fill_the_window_to_the_last_byte_fit(self) -> None:
-        self.dispatcher.ready(7, 1)
-        self.accept(3, length=50)
+        self.dispatcher.ready(7, 1, 0.0)
+        self.add(3, length=50)
         self.assertEqual(self.assign(), {7: [1, 2]})
 
     def test_an_empty_worker_takes_a_job_of_any_size(self) -> None:
-        self.dispatcher.ready(7, 1)
-        self.accept(2, length=1000)
+        self.dispatcher.ready(7, 1, 0.0)
+        self.add(2, length=1000)
         self.assertEqual(self.assign(), {7: [1]})
 
     def test_a_worker_that_has_no_room_for_a_large_job_gets_the_small_one_after_it(self) -> None:
-        self.dispatcher.ready(7, 1)
-        self.accept(length=60)
+        self.dispatcher.ready(7, 1, 0.0)
+        self.add(length=60)
         self.assign()
-        self.dispatcher.ready(8, 1)
-        self.accept(length=50)
-        self.accept(length=60)
-        self.accept(length=40)
+        self.dispatcher.ready(8, 1, 0.0)
+        self.add(length=50)
+        self.add(length=60)
+        self.add(length=40)
         self.assertEqual(self.assign(), {8: [2]})
-        self.dispatcher.ready(9, 1)
+        self.dispatcher.ready(9, 1, 0.0)
         self.assertEqual(self.assign(), {9: [3], 7: [4]})
 
     def test_a_worker_with_room_gets_job_after_job_while_another_is_passed_over(self) -> None:
-        self.dispatcher.ready(7, 1)
-        self.accept(length=60)
+        self.dispatcher.ready(7, 1, 0.0)
+        self.add(length=60)
         self.assign()
-        self.dispatcher.ready(8, 1)
-        self.accept(3, length=41)
+        self.dispatcher.ready(8, 1, 0.0)
+        self.add(3, length=41)
         self.assertEqual(self.assign(), {8: [2, 3]})
 
 
-class BoundsTests(Case):
-    """Rule 4."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.dispatcher = Dispatcher(max_pending=3, max_bytes=100)
-
-    def test_so_many_jobs_and_bytes_fit_as_the_bounds_say(self) -> None:
-        self.accept(2, length=50)
-        self.assertTrue(self.dispatcher.full)
-        self.accept(1, length=0)
-        self.assertEqual(self.dispatcher.pending, 3)
-
-    def test_one_job_too_many_says_how_many_there_may_be(self) -> None:
-        self.accept(2)
-        self.assertRaisesRegex(Full, "2 jobs are unsettled, and 3 may be", self.accept, 2)
-        self.assertEqual(self.dispatcher.pending, 2)
-
-    def test_one_byte_too_many_says_how_many_there_may_be(self) -> None:
-        self.accept(1, length=60)
-        self.assertRaisesRegex(Full, "hold 60 bytes, and may hold 100", self.accept, 1, 41)
-        self.assertEqual(self.dispatcher.pending, 1)
-
-    def test_what_is_refused_is_never_handed_out(self) -> None:
-        self.accept(1)
-        self.assertRaises(Full, self.accept, 3)
-        self.dispatcher.ready(7, 9)
-        self.assertEqual(self.assign(), {7: [1]})
-
-    def test_there_is_room_again_once_a_job_is_settled(self) -> None:
-        self.accept(3)
-        session = self.dispatcher.ready(7, 1)
-        self.assign()
-        self.dispatcher.done(session, [1], 0.0, 0.0)
-        self.accept(1)
-        self.assertEqual(self.dispatcher.pending, 3)
-
-
 class FaultTests(Case):
-    """Rules 5 to 7, and workers that pause or leave."""
+    """Rules 4, 6 and 7, and workers that pause or leave."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.one = self.dispatcher.ready(1, 1)
-        self.other = self.dispatcher.ready(2, 1)
+        self.one = self.dispatcher.ready(1, 1, 0.0)
+        self.other = self.dispatcher.ready(2, 1, 0.0)
 
     def test_what_a_lost_worker_held_goes_out_first_and_in_order(self) -> None:
-        self.accept(10)
+        self.add(10)
         self.assertEqual(self.assign(), {1: [1, 3, 5, 7], 2: [2, 4, 6, 8]})
         self.assertEqual(self.dispatcher.lose(self.one), 4)
+        self.assertIsNone(self.dispatcher.verdict(1, Fate.UNREACHABLE, 0.0))
         self.dispatcher.done(self.other, [2, 4, 6, 8], 0.0, 0.0)
         self.assertEqual(self.assign(), {2: [1, 3, 5, 7]})
         self.dispatcher.done(self.other, [1, 3, 5, 7], 0.0, 0.0)
         self.assertEqual(self.assign(), {2: [9, 10]})
 
     def test_a_job_done_by_a_lost_worker_is_not_handed_out_again(self) -> None:
-        self.accept(2)
+        self.add(2)
         self.assign()
         self.dispatcher.lose(self.one)
         (entry,) = self.dispatcher.done(None, [1], 0.0, 5.0)
         self.assertEqual((entry.sequence, entry.settled_at), (1, 5.0))
+        self.dispatcher.verdict(1, Fate.UNREACHABLE, 0.0)
         self.assertEqual(self.assign(), {})
-        self.assertEqual(self.dispatcher.pending, 1)
 
-    def test_a_job_done_by_a_lost_worker_frees_its_place_at_the_next(self) -> None:
-        self.accept(2)
+    def test_a_job_done_by_a_lost_worker_after_the_verdict_is_not_handed_out_again(self) -> None:
+        self.add(2)
+        self.assign()
+        self.lose(1, Fate.UNREACHABLE)
+        self.assertEqual(len(self.dispatcher.done(None, [1], 0.0, 5.0)), 1)
+        self.assertEqual(self.assign(), {})
+
+    def test_jobs_of_a_lost_worker_wait_for_the_verdict(self) -> None:
+        self.add(2)
         self.assign()
         self.dispatcher.lose(self.one)
+        self.assertEqual(self.assign(), {})
+        self.assertEqual(self.dispatcher.in_flight, 2)
+        self.dispatcher.verdict(1, Fate.UNREACHABLE, 0.0)
+        self.assertEqual(self.dispatcher.in_flight, 1)
+        self.assertEqual(self.assign(), {2: [1]})
+
+    def test_a_job_that_is_done_though_it_failed_before_has_no_error(self) -> None:
+        self.add(1)
+        self.assign()
+        self.dispatcher.failed(self.one, 1, FailedAttempt("no", delay=0.0), 0.0, 50.0)
+        self.assign()
+        (entry,) = self.dispatcher.done(None, [1], 0.0, 51.0)
+        self.assertEqual((entry.attempt, entry.error, entry.is_dead), (2, None, False))
+
+    def test_a_job_done_by_a_lost_worker_frees_its_place_at_the_next(self) -> None:
+        self.add(2)
+        self.assign()
+        self.lose(1, Fate.UNREACHABLE)
         self.assign()
         self.assertEqual(sorted(self.other.in_flight), [1, 2])
         self.dispatcher.done(None, [1], 0.0, 0.0)
@@ -527,57 +278,42 @@ class FaultTests(Case):
         self.assertEqual(self.dispatcher.done(self.other, [1], 0.0, 0.0), [])
         self.assertEqual(self.dispatcher.late, 1)
 
-    def test_a_failure_settles_the_job_as_dead(self) -> None:
-        self.accept(1)
-        self.assign()
-        entry = self.dispatcher.failed(self.one, 1, "ValueError: no", 0.0, 5.0)
-        assert entry is not None
-        self.assertEqual((entry.error, entry.settled_at), ("ValueError: no", 5.0))
-        self.assertEqual((self.dispatcher.pending, self.dispatcher.bytes, self.one.bytes), (0, 0, 0))
-
-    def test_a_failure_counts_only_from_where_the_job_is(self) -> None:
-        self.accept(1)
-        self.assign()
-        self.assertIsNone(self.dispatcher.failed(self.other, 1, "no", 0.0, 0.0))
-        self.assertIsNone(self.dispatcher.failed(None, 1, "no", 0.0, 0.0))
-        self.assertEqual((self.dispatcher.pending, self.dispatcher.late), (1, 2))
-
     def test_jobs_given_back_go_to_the_next_worker_before_all_others(self) -> None:
-        self.accept(9)
+        self.add(9)
         self.assign()
-        self.assertEqual(self.dispatcher.returned(self.one, [7, 5, 2]), 2)  # 2 is at the other
+        self.assertEqual(self.dispatcher.returned(self.one, [7, 5, 2], 0.0), 2)  # 2 is at the other
         self.assertEqual(self.dispatcher.late, 1)
         self.dispatcher.leave(self.one)
         self.dispatcher.done(self.other, [2, 4, 6], 0.0, 0.0)
         self.assertEqual(self.assign(), {2: [5, 7, 9]})
 
     def test_a_worker_that_gives_back_gets_a_small_window(self) -> None:
-        self.dispatcher = Dispatcher(max_pending=100, max_bytes=1000)
-        session = self.dispatcher.ready(1, 1)
-        self.accept(50)
+        self.dispatcher = Dispatcher(Policy())
+        session = self.dispatcher.ready(1, 1, 0.0)
+        self.add(50)
         for now in (0.0, 0.001, 0.002, 0.003):
             self.assign(now)
             self.dispatcher.done(session, list(session.in_flight), now + 0.0005, 0.0)
         self.assertGreater(len(self.assign(0.004)[1]), 2)
-        self.dispatcher.returned(session, list(session.in_flight))
+        self.dispatcher.returned(session, list(session.in_flight), 0.0)
         self.assertEqual(len(self.assign(0.005)[1]), 2)
 
     def test_a_leaving_worker_gets_nothing_new_and_reports_what_it_has(self) -> None:
-        self.accept(1)
+        self.add(1)
         self.assign()
         self.dispatcher.leave(self.one)
         self.dispatcher.leave(self.one)
-        self.accept(2)
+        self.add(2)
         self.assertEqual(self.assign(), {2: [2, 3]})
         self.assertEqual(self.dispatcher.ready_workers, 1)
         self.assertEqual(len(self.dispatcher.done(self.one, [1], 0.0, 0.0)), 1)
 
     def test_a_paused_worker_gets_nothing_until_its_socket_takes_something_again(self) -> None:
         self.dispatcher.pause(self.one, True)
-        self.accept(2)
+        self.add(2)
         self.assertEqual(self.assign(), {2: [1, 2]})
         self.dispatcher.pause(self.one, False)
-        self.accept(2)
+        self.add(2)
         self.assertEqual(self.assign(), {2: [3], 1: [4]})
 
     def test_a_worker_paused_twice_goes_on_at_once_and_gets_its_share_once(self) -> None:
@@ -585,19 +321,19 @@ class FaultTests(Case):
         self.dispatcher.pause(self.one, True)
         self.dispatcher.pause(self.one, False)
         self.dispatcher.pause(self.one, False)
-        self.accept(4)
+        self.add(4)
         self.assertEqual(self.assign(), {2: [1, 3], 1: [2, 4]})
 
     def test_what_a_lost_worker_gives_back_is_where_it_belongs_already(self) -> None:
-        self.accept(2)
+        self.add(2)
         self.assign()
-        self.dispatcher.lose(self.one)
-        self.assertEqual(self.dispatcher.returned(None, [1]), 0)
+        self.lose(1, Fate.UNREACHABLE)
+        self.assertEqual(self.dispatcher.returned(None, [1], 0.0), 0)
         self.assertEqual(self.assign(), {2: [1]})
         self.assertEqual(self.dispatcher.late, 1)
 
     def test_the_dispatcher_knows_its_unsettled_jobs_and_ready_workers(self) -> None:
-        self.accept(2)
+        self.add(2)
         self.assign()
         entry = self.dispatcher.entry(1)
         assert entry is not None
@@ -614,23 +350,470 @@ class FaultTests(Case):
         self.dispatcher.pause(self.one, True)
         self.dispatcher.leave(self.one)
         self.dispatcher.pause(self.one, False)
-        self.accept(2)
+        self.add(2)
         self.assertEqual(self.assign(), {2: [1, 2]})
         self.assertEqual(self.dispatcher.lose(self.one), 0)
 
     def test_reports_that_went_missing_show_in_what_the_worker_counts(self) -> None:
-        self.accept(3)
+        self.add(3)
         self.assign()
         self.dispatcher.done(self.one, [1], 0.0, 0.0)
-        self.dispatcher.failed(self.one, 99, "no", 0.0, 0.0)
-        self.dispatcher.returned(self.one, [3])
+        self.dispatcher.failed(self.one, 99, FailedAttempt("no"), 0.0, 0.0)
+        self.dispatcher.returned(self.one, [3], 0.0)
         self.assertTrue(self.dispatcher.state(self.one, 1, 3))
         self.assertFalse(self.dispatcher.state(self.one, 1, 4))
 
     def test_a_worker_that_says_it_runs_more_gets_more(self) -> None:
-        self.dispatcher = Dispatcher(max_pending=100, max_bytes=1000)
-        session = self.dispatcher.ready(1, 1)
-        self.accept(50)
+        self.dispatcher = Dispatcher(Policy())
+        session = self.dispatcher.ready(1, 1, 0.0)
+        self.add(50)
         self.assertEqual(len(self.assign()[1]), 2)
         self.dispatcher.state(session, 10, 0)
         self.assertEqual(len(self.assign()[1]), 9)
+
+
+class SuspectsTests(Case):
+    """Rule 4, of processes that are proven dead. Windows hold 40 jobs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.dispatcher = Dispatcher(Policy(), window=40)
+
+    def kill_one_of(self, *others: int) -> None:
+        """A worker has died with jobs 1 to 40; these others are there."""
+        self.ready(1)
+        self.add(40)
+        self.assign()
+        self.ready(*others)
+        self.assertIsNone(self.lose(1, Fate.DEAD))
+
+    def test_what_a_dead_worker_held_goes_out_in_sixteenths_each_alone_on_one_worker(self) -> None:
+        self.kill_one_of(2, 3, 4, 5)
+        self.assertEqual(self.assign(), {2: [1, 2, 3], 3: [4, 5, 6]})
+        self.assertEqual(self.assign(), {})
+        self.done(3)
+        self.assertEqual(self.assign(), {3: [7, 8, 9]})
+
+    def test_ordinary_jobs_flow_on_the_other_workers(self) -> None:
+        self.kill_one_of(2, 3, 4, 5)
+        self.add(4)
+        self.assertEqual(self.assign(), {2: [1, 2, 3], 3: [4, 5, 6], 4: [41, 43], 5: [42, 44]})
+
+    def test_suspects_are_on_half_of_the_workers_rounded_down(self) -> None:
+        self.kill_one_of(2, 3, 4)
+        self.assertEqual(self.assign(), {2: [1, 2, 3]})
+
+    def test_suspects_are_on_one_worker_at_least(self) -> None:
+        self.kill_one_of(2)
+        self.add(1)
+        self.assertEqual(self.assign(), {2: [1, 2, 3]})
+
+    def test_those_that_have_lived_longest_get_them(self) -> None:
+        self.kill_one_of(9, 3, 7, 5)
+        self.assertEqual(sorted(self.assign()), [3, 5])
+
+    def test_a_worker_that_has_ordinary_jobs_gets_suspects_when_these_are_done(self) -> None:
+        self.ready(1, 2, 3)
+        self.add(6)
+        self.assertEqual(self.assign(), {1: [1, 4], 2: [2, 5], 3: [3, 6]})
+        self.lose(1, Fate.DEAD)
+        self.add(2)
+        self.assertEqual(self.assign(), {3: [7, 8]})
+        self.done(2)
+        self.assertEqual(self.assign(), {2: [1]})
+
+    def test_ordinary_jobs_of_a_worker_that_waits_for_suspects_are_no_suspects(self) -> None:
+        self.ready(1, 2, 3)
+        self.add(6)
+        self.assign()
+        self.lose(1, Fate.DEAD)
+        self.assign()
+        self.dispatcher.returned(self.at(2), [5], 0.0)
+        self.assertEqual(self.assign(), {3: [5]})
+        self.ready(4)
+        self.lose(2, Fate.UNREACHABLE)
+        self.assertEqual(self.assign(), {4: [2]})
+
+    def test_ordinary_jobs_of_a_worker_that_had_suspects_are_no_suspects(self) -> None:
+        self.ready(1, 2)
+        self.add(1)
+        self.assign()
+        self.lose(1, Fate.DEAD)
+        self.assertEqual(self.assign(at=52.0), {2: [1]})
+        self.done(2)
+        self.assign()
+        self.add(2)
+        self.assertEqual(self.assign(), {2: [2, 3]})
+        self.ready(3)
+        self.dispatcher.returned(self.at(2), [3], 0.0)
+        self.add(1)
+        self.assertEqual(self.assign(), {2: [3], 3: [4]})
+
+    def test_one_job_or_group_needs_one_worker_and_the_others_stay_free(self) -> None:
+        self.ready(1, 2, 3, 4, 5)
+        self.add(1)
+        self.assign()
+        self.lose(1, Fate.DEAD)
+        self.add(3)
+        self.assertEqual(self.assign(at=52.0), {2: [1], 3: [2], 4: [3], 5: [4]})
+
+    def test_a_worker_gets_ordinary_jobs_again_once_no_suspects_are_left(self) -> None:
+        self.kill_one_of(2)
+        for _ in range(14):
+            self.assign()
+            self.done(2)
+        self.assertEqual(self.assign(), {})
+        self.add(1)
+        self.assertEqual(self.assign(), {2: [41]})
+
+    def test_a_group_whose_worker_dies_is_cut_and_comes_next(self) -> None:
+        self.kill_one_of(2, 3)
+        self.assign()
+        self.assertIsNone(self.lose(2, Fate.DEAD))
+        self.assertEqual(self.assign(), {3: [1]})
+        self.done(3)
+        self.assertEqual(self.assign(), {3: [2]})
+
+    def test_a_group_whose_worker_is_unreachable_comes_next_as_it_is(self) -> None:
+        self.kill_one_of(2, 3)
+        self.assign()
+        self.assertIsNone(self.lose(2, Fate.UNREACHABLE))
+        self.assertEqual(self.assign(), {3: [1, 2, 3]})
+
+    def test_suspects_that_are_given_back_are_suspects_still(self) -> None:
+        self.kill_one_of(2, 3)
+        self.assign()
+        self.dispatcher.returned(self.at(2), [3, 2], 0.0)
+        self.add(1)
+        self.assertEqual(self.assign(), {3: [41]})
+        self.done(2)
+        self.assertEqual(self.assign(), {2: [2, 3]})
+
+    def test_a_group_given_back_as_a_whole_does_not_go_where_it_came_from_if_that_leaves(self) -> None:
+        self.kill_one_of(2, 3, 4)
+        self.assign()
+        self.dispatcher.leave(self.at(2))
+        self.dispatcher.returned(self.at(2), [1, 2, 3], 0.0)
+        self.assertEqual(self.assign(), {3: [1, 2, 3]})
+
+    def test_a_leaving_worker_that_has_suspects_does_not_hold_up_the_others(self) -> None:
+        self.kill_one_of(2, 3, 4)
+        self.assign()
+        self.dispatcher.leave(self.at(2))
+        self.assertEqual(self.assign(), {3: [4, 5, 6]})
+
+    def test_a_paused_worker_gets_no_suspects(self) -> None:
+        self.kill_one_of(2, 3)
+        self.assign()
+        self.dispatcher.pause(self.at(2), True)
+        self.done(2)
+        self.assertEqual(self.assign(), {})
+        self.dispatcher.pause(self.at(2), False)
+        self.assertEqual(self.assign(), {2: [4, 5, 6]})
+
+    def test_workers_are_let_go_when_they_are_more_than_half_of_those_that_are_left(self) -> None:
+        self.kill_one_of(2, 3, 4, 5)
+        self.assign()
+        self.lose(4, Fate.UNREACHABLE)
+        self.lose(5, Fate.UNREACHABLE)
+        self.done(2)
+        self.add(1)
+        self.assertEqual(self.assign(), {2: [41]})
+
+    def test_a_leaving_worker_is_not_suspected_of_having_died_of_what_it_had(self) -> None:
+        for fate in (Fate.DEAD, Fate.OVERDUE):
+            self.dispatcher = Dispatcher(Policy(), window=40)
+            self.numbers = 0
+            self.ready(1, 2)
+            self.add(1)
+            self.assign()
+            self.dispatcher.leave(self.at(1))
+            self.assertIsNone(self.lose(1, fate))
+            self.add(1)
+            self.assertEqual(self.assign(), {2: [1, 2]})
+
+    def test_a_job_that_was_alone_is_struck_and_after_a_rest_goes_out_alone(self) -> None:
+        self.ready(1, 2)
+        self.add(1)
+        self.assign()
+        entry = self.lose(1, Fate.DEAD)
+        assert entry is not None
+        self.assertEqual((entry.sequence, entry.strikes, entry.attempt, entry.settled_at), (1, 1, 1, None))
+        self.assertEqual(entry.error, "worker processes that died while it was there alone: 1")
+        self.assertEqual(entry.due, 50.0 + STRIKE_REST)
+        self.add(1)
+        self.assertEqual(self.assign(at=51.9), {2: [2]})
+        self.done(2)
+        self.add(1)
+        self.assertEqual(self.assign(at=52.0), {2: [1]})
+
+    def test_the_third_strike_makes_a_dead_letter(self) -> None:
+        self.ready(1, 2, 3)
+        self.add(1)
+        for number in (1, 2):
+            self.assign(at=100.0)
+            entry = self.lose(number, Fate.DEAD)
+            assert entry is not None and not entry.is_dead
+            self.assertEqual(entry.due, 50.0 + number * STRIKE_REST)
+        self.assign(at=100.0)
+        entry = self.lose(3, Fate.DEAD)
+        assert entry is not None
+        self.assertEqual((entry.strikes, entry.is_dead, entry.settled_at), (3, True, 50.0))
+        self.assertIsNone(self.dispatcher.entry(1))
+
+    def test_a_job_that_kills_its_worker_is_found_and_the_jobs_beside_it_are_not_punished(self) -> None:
+        self.dispatcher = Dispatcher(Policy(), window=500)
+        self.add(1000)
+        self.ready(1, 2)
+        done: set[int] = set()
+        dead: list[Entry] = []
+        deaths = 0
+        numbers = count(3)
+        while len(done) + len(dead) < 1000:
+            for number, jobs in self.assign(at=100.0).items():
+                if 777 not in jobs:
+                    done.update(jobs)
+                    self.done(number)
+                    continue
+                deaths += 1
+                entry = self.lose(number, Fate.DEAD)
+                assert entry is None or (entry.sequence, entry.strikes) == (777, deaths - 3)
+                dead += [entry] if entry is not None and entry.is_dead else []
+                self.ready(next(numbers))
+        # 500 jobs, 32 of them, 2 of them, and three times the one
+        self.assertEqual(([entry.sequence for entry in dead], deaths), ([777], 6))
+
+    def test_a_lost_worker_that_had_nothing_is_forgotten(self) -> None:
+        self.ready(1)
+        self.assertIsNone(self.lose(1, Fate.DEAD))
+        self.assertIsNone(self.dispatcher.session(1))
+
+    def test_jobs_that_were_struck_before_a_restart_go_out_alone(self) -> None:
+        self.ready(1, 2)
+        self.dispatcher.add_retries([Entry(1, b"", b"{}", 0.0, strikes=2, due=40.0)], None)
+        self.dispatcher.add([Entry(n, b"", b"{}", 0.0) for n in (2, 3)])
+        self.assertEqual(self.assign(at=50.0), {1: [1], 2: [2, 3]})
+
+
+class FailuresTests(Case):
+    """Rule 5."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.ready(1, 2)
+
+    def fail_first(self, failure: FailedAttempt) -> Entry:
+        """Job 1 fails at worker 1, at 50."""
+        self.add(1)
+        self.assign()
+        entry = self.dispatcher.failed(self.at(1), 1, failure, 3.0, 50.0)
+        assert entry is not None
+        return entry
+
+    def test_a_failed_job_waits_for_its_next_attempt(self) -> None:
+        entry = self.fail_first(FailedAttempt("no", delay=7.0))
+        self.assertEqual((entry.attempt, entry.due, entry.error, entry.settled_at), (2, 57.0, "no", None))
+        self.assertEqual((self.at(1).in_flight, self.at(1).bytes), ({}, 0))
+        self.assertEqual(self.assign(at=56.9), {})
+        self.assertEqual(self.assign(at=57.0), {2: [1]})
+        self.assertIsNone(entry.due)
+
+    def test_without_a_delay_of_its_own_the_backoff_says_how_long(self) -> None:
+        self.patch(random, "uniform", lambda low, high: high)
+        self.assertEqual(self.fail_first(FailedAttempt("no")).due, 51.0)
+        self.assign(at=51.0)
+        entry = self.dispatcher.failed(self.at(2), 1, FailedAttempt("no"), 0.0, 60.0)
+        assert entry is not None
+        self.assertEqual(entry.due, 62.0)
+
+    def test_failures_count_for_the_window_of_their_worker(self) -> None:
+        self.dispatcher = Dispatcher(Policy())
+        session = self.dispatcher.ready(7, 1, 0.0)
+        self.add(50)
+        for now in (0.0, 0.001, 0.002, 0.003):
+            self.assign(now)
+            for number in list(session.in_flight):
+                self.dispatcher.failed(session, number, FailedAttempt("no", is_final=True), now + 0.0005, 50.0)
+        self.assertGreater(len(self.assign(0.004)[7]), 2)
+
+    def test_no_delay_at_all_is_a_delay_too(self) -> None:
+        self.assertEqual(self.fail_first(FailedAttempt("no", delay=0.0)).due, 50.0)
+
+    def test_a_final_failure_makes_a_dead_letter_at_once(self) -> None:
+        entry = self.fail_first(FailedAttempt("never", is_final=True))
+        self.assertEqual((entry.is_dead, entry.settled_at, entry.attempt, entry.error), (True, 50.0, 1, "never"))
+        self.assertIsNone(self.dispatcher.entry(1))
+        self.assertEqual(self.assign(at=1000.0), {})
+
+    def test_the_last_attempt_makes_a_dead_letter(self) -> None:
+        self.fail_first(FailedAttempt("no", delay=0.0))
+        for _ in range(2):
+            (number,) = self.assign()
+            entry = self.dispatcher.failed(self.at(number), 1, FailedAttempt("no", delay=0.0), 0.0, 50.0)
+        assert entry is not None
+        self.assertEqual((entry.is_dead, entry.attempt), (True, 3))
+
+    def test_a_failure_counts_only_from_where_the_job_is(self) -> None:
+        self.add(1)
+        self.assign()
+        for session in (self.at(2), None):
+            self.assertIsNone(self.dispatcher.failed(session, 1, FailedAttempt("no"), 0.0, 0.0))
+        self.assertIsNone(self.dispatcher.failed(self.at(1), 5, FailedAttempt("no"), 0.0, 0.0))
+        self.assertEqual((self.dispatcher.late, sorted(self.at(1).in_flight)), (3, [1]))
+
+    def test_a_job_that_is_due_again_goes_out_before_those_that_never_did(self) -> None:
+        self.fail_first(FailedAttempt("no", delay=0.0))
+        self.add(1)
+        self.assertEqual(self.assign(), {2: [1], 1: [2]})
+
+    def test_a_loss_is_no_attempt(self) -> None:
+        self.add(1)
+        self.assign()
+        self.lose(1, Fate.UNREACHABLE)
+        entry = self.dispatcher.entry(1)
+        assert entry is not None
+        self.assertEqual((entry.attempt, entry.strikes, entry.error), (1, 0, None))
+
+    def test_a_failed_job_that_is_done_late_is_not_tried_again(self) -> None:
+        self.fail_first(FailedAttempt("no", delay=1.0))
+        self.assertEqual(len(self.dispatcher.done(None, [1], 0.0, 50.0)), 1)
+        self.assertEqual(self.assign(at=60.0), {})
+
+    def test_a_suspect_that_fails_by_its_handler_is_no_suspect_any_more(self) -> None:
+        self.ready(3)
+        self.add(4)
+        self.assign()
+        self.lose(1, Fate.DEAD)
+        self.done(2)
+        self.assertEqual(self.assign(), {2: [1]})
+        self.dispatcher.failed(self.at(2), 1, FailedAttempt("no", delay=0.0), 0.0, 50.0)
+        self.assertEqual(self.assign(), {2: [4], 3: [1]})
+
+    def test_a_job_that_was_struck_goes_out_alone_after_it_has_failed_as_well(self) -> None:
+        self.ready(3)
+        self.add(1)
+        self.assign()
+        self.lose(1, Fate.DEAD)
+        self.assertEqual(self.assign(at=52.0), {2: [1]})
+        self.dispatcher.failed(self.at(2), 1, FailedAttempt("no", delay=0.0), 0.0, 52.0)
+        self.add(2)
+        self.assertEqual(self.assign(at=52.0), {2: [1], 3: [2, 3]})
+
+    def test_jobs_left_to_the_store_are_forgotten_until_they_are_read(self) -> None:
+        self.dispatcher = Dispatcher(Policy(), window=4, bounded=True)
+        self.dispatcher.retries.load_all()
+        self.ready(1)
+        entry = self.fail_first(FailedAttempt("no", delay=7.0))
+        self.assertIsNone(self.dispatcher.entry(1))
+        self.assertIsNone(self.dispatcher.next_deadline(0.0, 50.0))
+        self.dispatcher.retries.ask_for_page()
+        self.dispatcher.add_retries([entry], None)
+        self.assertIs(self.dispatcher.entry(1), entry)
+        self.assertEqual(self.assign(at=57.0), {1: [1]})
+
+    def test_what_is_in_memory_already_is_not_taken_from_a_page(self) -> None:
+        self.fail_first(FailedAttempt("no", delay=7.0))
+        self.dispatcher.add_retries([Entry(1, b"", b"{}", 0.0, due=57.0), Entry(2, b"", b"{}", 0.0, due=57.0)], None)
+        self.assertEqual(self.assign(at=57.0), {2: [1], 1: [2]})
+
+
+class TimeTests(Case):
+    """Rule 8."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.dispatcher = Dispatcher(Policy(timeout=10.0), window=4)
+        self.overdue_after = 10.0 + GRACE
+        self.session = self.dispatcher.ready(1, 1, 0.0)
+
+    def overdue(self, now: float) -> list[int]:
+        return [session.number for session in self.dispatcher.overdue(now)]
+
+    def test_a_worker_that_holds_a_job_for_too_long_is_overdue(self) -> None:
+        self.add(1)
+        self.assign(100.0)
+        self.assertEqual(self.overdue(100.0 + self.overdue_after - 0.1), [])
+        self.assertEqual(self.overdue(100.0 + self.overdue_after), [1])
+
+    def test_a_worker_that_has_nothing_is_never_overdue(self) -> None:
+        self.assertEqual(self.overdue(1000.0), [])
+        self.assertIsNone(self.dispatcher.next_deadline(1000.0, 0.0))
+
+    def test_without_a_timeout_no_worker_is_overdue(self) -> None:
+        self.dispatcher = Dispatcher(Policy(), window=4)
+        self.ready(1)
+        self.add(1)
+        self.assign()
+        self.assertEqual(self.overdue(1e9), [])
+        self.assertIsNone(self.dispatcher.next_deadline(0.0, 0.0))
+
+    def test_a_job_more_gives_no_more_time(self) -> None:
+        self.add(1)
+        self.assign(0.0)
+        self.add(1)
+        self.assign(5.0)
+        self.assertEqual(self.overdue(self.overdue_after), [1])
+
+    def test_each_report_of_what_is_in_flight_gives_time(self) -> None:
+        self.add(4)
+        self.assign(0.0)
+        self.dispatcher.done(self.session, [1], 5.0, 0.0)
+        self.assertEqual(self.overdue(5.0 + self.overdue_after - 0.1), [])
+        self.dispatcher.failed(self.session, 2, FailedAttempt("no", is_final=True), 6.0, 0.0)
+        self.assertEqual(self.overdue(6.0 + self.overdue_after - 0.1), [])
+        self.dispatcher.returned(self.session, [3], 7.0)
+        self.assertEqual(self.overdue(7.0 + self.overdue_after - 0.1), [])
+        self.assertEqual(self.overdue(7.0 + self.overdue_after), [1])
+
+    def test_reports_of_other_jobs_give_no_time(self) -> None:
+        self.add(1)
+        self.assign(0.0)
+        self.dispatcher.done(self.session, [77], 5.0, 0.0)
+        self.dispatcher.failed(self.session, 77, FailedAttempt("no"), 6.0, 0.0)
+        self.dispatcher.returned(self.session, [77], 7.0)
+        self.assertEqual(self.overdue(self.overdue_after), [1])
+
+    def test_a_job_that_is_in_flight_elsewhere_gives_no_time(self) -> None:
+        self.dispatcher.ready(2, 1, 0.0)
+        self.add(2)
+        self.assertEqual(self.assign(0.0), {1: [1], 2: [2]})
+        self.assertEqual(len(self.dispatcher.done(self.session, [2], 5.0, 0.0)), 1)
+        self.assertEqual(self.overdue(self.overdue_after), [1])
+
+    def test_suspects_have_their_own_time(self) -> None:
+        self.dispatcher.ready(2, 1, 0.0)
+        self.add(1)
+        self.assign(0.0)
+        self.lose(1, Fate.DEAD)
+        self.assertEqual(self.assign(9.0, at=52.0), {2: [1]})
+        self.assertEqual(self.overdue(9.0 + self.overdue_after - 0.1), [])
+        self.assertEqual(self.overdue(9.0 + self.overdue_after), [2])
+
+    def test_a_job_that_holds_up_its_worker_alone_has_failed(self) -> None:
+        self.add(1)
+        self.assign()
+        entry = self.lose(1, Fate.OVERDUE)
+        assert entry is not None and entry.due is not None
+        self.assertEqual((entry.attempt, entry.strikes), (2, 0))
+        self.assertEqual(entry.error, "timed out: the handler holds up its worker")
+        self.assertTrue(50.0 <= entry.due <= 51.0)
+
+    def test_several_jobs_of_an_overdue_worker_are_suspects(self) -> None:
+        self.add(2)
+        self.assign()
+        self.assertIsNone(self.lose(1, Fate.OVERDUE))
+        self.dispatcher.ready(2, 1, 0.0)
+        self.assertEqual(self.assign(), {2: [1]})
+
+    def test_the_next_deadline_is_the_first_of_all(self) -> None:
+        self.add(1)
+        self.assign(0.0)
+        self.assertEqual(self.dispatcher.next_deadline(2.0, 50.0), self.overdue_after - 2.0)
+        self.dispatcher.add_retry(Entry(9, b"", b"{}", 0.0, due=54.0))
+        self.assertEqual(self.dispatcher.next_deadline(2.0, 50.0), 4.0)
+        self.assertEqual(self.dispatcher.next_deadline(2.0, 60.0), 0.0)
+
+    def test_a_worker_that_has_been_ready_for_long_has_its_time_from_now(self) -> None:
+        self.dispatcher.lose(self.session)
+        session = self.dispatcher.ready(2, 1, 500.0, since=3.0)
+        self.assertEqual((session.since, session.progress_at), (3.0, 500.0))

@@ -9,27 +9,36 @@ import os
 import re
 import shlex
 import socket
+import sqlite3
 import sys
 import unittest
-from argparse import ArgumentParser
+from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from urllib.error import HTTPError
 
 from attrs import frozen
 from twisted.application.app import ServerOptions
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
+from twisted.python.reflect import namedAny
 from twisted.python.usage import Options
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from tests.faults.load import Load
 from tests.faults.rig import TWISTD, Process, Rig, free_port
-from zpipeline import Job, JobStatus, Pipeline, Worker
-from zpipeline.demo.command import add_arguments
+from zpipeline import Job, JobStatus, Pipeline, Reject, RetryLater, Worker
+from zpipeline.dead import command as dead
+from zpipeline.demo import command as demo
 from zpipeline.handlers import Handler, find_handler
 from zpipeline.link import State
 from zpipeline.tap import all as zpipe
@@ -177,6 +186,34 @@ class ProgramTests(SynchronousTestCase):
         self.assertEqual(job()["state"], "done", self.rig.logs())
 
 
+class BackupTests(SynchronousTestCase):
+    """What guarantees.rst says of copies of the journal."""
+
+    def test_a_journal_that_was_copied_while_in_use_can_be_restored(self) -> None:
+        """By SQLite's own means; jobs that were run since run again."""
+        with Rig() as rig:
+            worker = rig.worker()
+            web = rig.web([worker.port])
+            rig.until_ready(web, 1)
+            before = Load(web.port, [b"before"] * 100).run(5)
+            rig.until_all_ran(before.accepted)
+            worker.end()
+            waiting = Load(web.port, [b"waiting"] * 100).run(5)
+            path, copy = rig.folder / f"journal-{web.port}.sqlite", rig.folder / "copy.sqlite"
+            with closing(sqlite3.connect(path)) as journal, closing(sqlite3.connect(copy)) as backup:
+                journal.backup(backup)
+            worker = rig.again(worker)
+            rig.until_all_ran(waiting.accepted)
+            self.assertEqual((web.end(), worker.end()), (0, 0))
+            for left in (path, *rig.folder.glob(f"{path.name}-*")):
+                left.unlink()
+            copy.rename(path)
+            rig.again(worker)
+            rig.again(web)
+            rig.until("they have run again", lambda: {rig.ended()[job_id] for job_id in waiting.accepted} == {2})
+            self.assertEqual({rig.ended()[job_id] for job_id in before.accepted}, {1})
+
+
 def listens(port: int) -> bool:
     """Whether somebody takes connections there."""
     try:
@@ -219,15 +256,15 @@ class HandlerTests(TestCase):
         self.addCleanup(restore)
         return find_handler(f"{module}:{function}")
 
-    async def run_jobs(self, handler: Handler, *bodies: bytes, threads: int = 0) -> list[JobStatus]:
+    async def run_jobs(self, handler: Handler, *bodies: bytes, threads: int = 0, attempts: int = 5) -> list[JobStatus]:
         """What becomes of these jobs."""
         worker = Worker(reactor, handler, "tcp://127.0.0.1:*", threads=threads)
         worker.startService()
         self.addCleanup(worker.stopService)
-        pipeline = Pipeline(reactor, [worker.address], sink="tcp://127.0.0.1:*")
+        pipeline = Pipeline(reactor, [worker.address], journal=None, sink="tcp://127.0.0.1:*", attempts=attempts)
         pipeline.startService()
         ids = await pipeline.push_many(bodies, {"X-User": "ada"})
-        await pipeline.stopService()  # waits for them
+        await pipeline.stopService()  # without a journal it waits for all of them
         statuses = [await pipeline.job(job_id) for job_id in ids]
         return [status for status in statuses if status is not None]
 
@@ -268,7 +305,7 @@ class HandlerTests(TestCase):
     async def test_its_failure_is_logged_as_it_is_shown(self) -> None:
         resize = self.load("handlers.rst", "photos.py", "resize")
         lines = self.log_of("KeyError")
-        [status] = await self.run_jobs(resize, b"{}")
+        [status] = await self.run_jobs(resize, b"{}", attempts=1)
         self.flushLoggedErrors(KeyError)
         self.assertEqual((status.state, status.error), ("dead", "KeyError: 'width'"))
         shown = next(block.text for block in BLOCKS if "failed: KeyError" in block.text)
@@ -286,6 +323,30 @@ class HandlerTests(TestCase):
         fetch = self.load("handlers.rst", "blocking.py", "fetch")
         self.assert_done(await self.run_jobs(fetch, page, page, threads=2), 2)
 
+    async def test_the_one_that_rejects_and_puts_off(self) -> None:
+        call = self.load("handlers.rst", "hooks.py", "call")
+        root = Resource()
+        root.isLeaf = True
+        root.render_POST = lambda request: request.setResponseCode(int(request.postpath[0])) or b""
+        port = await serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(Site(root))
+        self.addCleanup(port.stopListening)
+
+        async def outcome(body: dict[str, str]) -> BaseException | None:
+            try:
+                await deferToThread(call, Job((1, 1), json.dumps(body).encode()))
+            except Exception as error:
+                return error
+            return None
+
+        hook = f"http://127.0.0.1:{port.getHost().port}"
+        self.assertIsNone(await outcome({"url": f"{hook}/200", "text": "hello"}))
+        for body in ({"url": f"{hook}/404", "text": "hello"}, {"url": hook}, {"url": "no address", "text": "hello"}):
+            self.assertIsInstance(await outcome(body), Reject)
+        later = await outcome({"url": f"{hook}/503", "text": "hello"})
+        self.assertIsInstance(later, RetryLater)
+        self.assertEqual(getattr(later, "seconds", None), 60)
+        self.assertIsInstance(await outcome({"url": f"{hook}/500", "text": "hello"}), HTTPError)
+
     async def test_the_one_that_logs(self) -> None:
         lines = self.log_of("bytes$")
         [status] = await self.run_jobs(self.load("handlers.rst", "logged.py", "handle"), b"12345")
@@ -299,6 +360,16 @@ class HandlerTests(TestCase):
         database = sys.modules["payments"].database()
         self.addCleanup(database.close)
         self.assertEqual(database.execute("SELECT sum(cents) FROM payments").fetchall(), [(501,)])
+
+    async def test_deposits_are_made_once_for_each_job(self) -> None:
+        deposit = self.load("guarantees.rst", "deposits.py", "deposit")
+        order = b'{"account": "ada", "cents": 250}'
+        self.assert_done(await self.run_jobs(deposit, order, order), 2)
+        deposit(Job((1, 1), order))
+        deposit(Job((1, 1), order))
+        database = sys.modules["deposits"].database()
+        self.addCleanup(database.close)
+        self.assertEqual(database.execute("SELECT * FROM accounts").fetchall(), [("ada", 750)])
 
     def test_the_test_of_a_handler(self) -> None:
         self.load("handlers.rst", "payments.py", "pay")
@@ -335,7 +406,7 @@ class PageTests(SynchronousTestCase):
 
     def test_every_option_that_a_page_names_exists(self) -> None:
         known = {"--reactor", "--pidfile", "--logfile", "--python", "--nodaemon", "--help"}
-        for options in (web.Options(), worker.Options(), zpipe.Options(), demo_options()):
+        for options in (web.Options(), worker.Options(), zpipe.Options(), zpipe_options()):
             known |= long_options(options) if isinstance(options, Options) else options
         for page in PAGES:
             for text in re.findall(r"``([^`]*)``", page.read_text()):
@@ -352,20 +423,26 @@ class PageTests(SynchronousTestCase):
             for path in re.findall(r"``((?:examples|tests|docs)/[\w./]+)``", page.read_text()):
                 self.assertTrue((ROOT / path).is_file(), f"{path}, in {page.name}")
 
+    def test_every_test_that_a_page_names_exists(self) -> None:
+        names = {name for page in PAGES for name in re.findall(r"``(tests\.[\w.]+)``", page.read_text())}
+        self.assertGreater(len(names), 40)
+        for name in names:
+            self.assertTrue(holds_tests(namedAny(name)), name)
+
     def test_every_log_line_is_explained(self) -> None:
         """Whatever zpipeline logs, questions.rst has it, between what stands for its fields."""
         text = (ROOT / "docs/questions.rst").read_text()
         formats = set(log_formats())
-        self.assertGreater(len(formats), 15)
+        self.assertGreater(len(formats), 25)
         for line in formats:
             for part in re.split(r"\{\w+\}", line.split("\n")[0]):
-                self.assertIn(part.strip(" ,:()"), text, f"of {line!r}")
+                self.assertIn(part.strip(" ,:;()"), text, f"of {line!r}")
 
     def test_every_reason_for_trying_again_is_explained(self) -> None:
         text = (ROOT / "docs/questions.rst").read_text()
-        reasons = [*reasons_of("sockets.py"), *reasons_of("link.py"), *reasons_of("pipeline.py")]
+        reasons = [*reasons_of("sockets.py"), *reasons_of("link.py"), *reasons_of("pipeline/sessions.py")]
         reasons += [State.RESOLVING.value, State.CONNECTING.value]
-        self.assertGreater(len(reasons), 7)
+        self.assertGreater(len(reasons), 9)
         for reason in reasons:
             self.assertIn(reason.strip(" ,:"), text)
 
@@ -385,11 +462,29 @@ class PageTests(SynchronousTestCase):
                 self.assertLessEqual(imports_of(ROOT / "zpipeline" / module), above, module)
 
 
+def holds_tests(named: object) -> bool:
+    """Whether it is a test, or a class or a module with tests."""
+    if isinstance(named, ModuleType):
+        return any(holds_tests(member) for member in vars(named).values() if isinstance(member, type))
+    if isinstance(named, type):
+        return issubclass(named, unittest.TestCase)
+    return getattr(named, "__name__", "").startswith("test_")
+
+
 def imports_of(path: Path) -> set[str]:
-    """The modules of zpipeline that a module, or a package of it, imports from."""
+    """The modules of zpipeline that a module, or a package of it, imports from, but for annotations alone."""
     found = set()
     for file in path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
-        for node in ast.walk(ast.parse(file.read_text())):
+        tree = ast.parse(file.read_text())
+        for_annotations = {
+            node
+            for block in ast.walk(tree)
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+            for node in ast.walk(block)
+        }
+        for node in ast.walk(tree):
+            if node in for_annotations:
+                continue
             if isinstance(node, ast.ImportFrom) and node.module == "zpipeline":
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("zpipeline."):
@@ -400,7 +495,7 @@ def imports_of(path: Path) -> set[str]:
 def commands_of(text: str) -> Iterator[list[str]]:
     """The commands of ours in a block, as lists of words."""
     for line in text.splitlines():
-        match = re.search(r"(?:^|^\$ |/)((?:twistd|zpipe demo) .*)", line)
+        match = re.search(r"(?:^|^\$ |/)((?:twistd|zpipe (?:demo|dead)) [^|]*)", line)
         if match:
             yield shlex.split(match[1], comments=True)
 
@@ -408,7 +503,7 @@ def commands_of(text: str) -> Iterator[list[str]]:
 def options_of(words: list[str]) -> tuple[set[str], set[str]]:
     """The names of the options of a command: those of twistd, then those of its plugin."""
     if words[0] == "zpipe":
-        return demo_options(), set()
+        return zpipe_options(), set()
     plugins: dict[str, type[Options]] = {
         "zpipe-web": web.Options,
         "zpipe-worker": worker.Options,
@@ -426,26 +521,41 @@ def long_options(options: Options) -> set[str]:
     return {f"--{name.rstrip('=')}" for name in options.longOpt}
 
 
-def demo_options() -> set[str]:
-    """Those of zpipe demo."""
-    parser = ArgumentParser()
-    add_arguments(parser)
-    return {name for action in parser._actions for name in action.option_strings}
+def zpipe_options() -> set[str]:
+    """Those of zpipe demo and zpipe dead."""
+    names: set[str] = set()
+    for command in (demo, dead):
+        parser = ArgumentParser()
+        command.add_arguments(parser)
+        names |= options_in(parser)
+    return names
+
+
+def options_in(parser: ArgumentParser) -> set[str]:
+    """Those of a parser and of its subcommands."""
+    names: set[str] = set()
+    for action in parser._actions:
+        names |= set(action.option_strings)
+        if isinstance(action, _SubParsersAction):
+            for subparser in action.choices.values():
+                names |= options_in(subparser)
+    return names
 
 
 def log_formats() -> Iterator[str]:
-    """Every format that is given to a logger."""
+    """Every format that is given to a logger, or to another thread's call of one."""
     for path in (ROOT / "zpipeline").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(call, ast.Call)
-                and isinstance(call.func, ast.Attribute)
-                and call.func.attr in {"debug", "info", "warn", "error", "failure", "critical"}
-                and ast.unparse(call.func.value).endswith("log")
-                and call.args
-                and isinstance(call.args[0], ast.Constant)
-            ):
-                yield str(call.args[0].value)
+            if not isinstance(call, ast.Call):
+                continue
+            for method, text in pairwise([call.func, *call.args]):
+                if (
+                    isinstance(method, ast.Attribute)
+                    and method.attr in {"debug", "info", "warn", "error", "failure", "critical"}
+                    and ast.unparse(method.value).endswith("log")
+                    and isinstance(text, ast.Constant)
+                ):
+                    yield str(text.value)
 
 
 def reasons_of(module: str) -> Iterator[str]:

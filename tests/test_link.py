@@ -170,9 +170,13 @@ class ConnectTests(LinkTestCase):
     async def test_its_addresses_are_tried_in_turn(self) -> None:
         self.names.found = [IPv4Address("TCP", host, 0) for host in ("127.0.0.7", "127.0.0.8", "127.0.0.1")]
         pull, _ = self.pull()
-        _, owner = self.link(f"tcp://pool:{pull.address.rpartition(':')[2]}")
+        port = pull.address.rpartition(":")[2]
+        peers: list[tuple[str, str] | None] = []
+        link, owner = self.link(f"tcp://pool:{port}", Owner(opened=lambda link: peers.append(link.peer)))
         await owner.until_heard("connected")
         self.assertEqual(owner.heard, ["opened", "lost"] * 2 + ["opened", "connected"])
+        self.assertEqual(peers, [(host, port) for host in ("127.0.0.7", "127.0.0.8", "127.0.0.1")])
+        self.assertEqual(link.peer, peers[-1])
 
     async def test_its_options_are_its_sockets(self) -> None:
         self.link(self.nobody(), heartbeats=True, high_water_mark=7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import Any
 
@@ -10,69 +9,13 @@ import zmq
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from tests.peers import ANY_PORT, Case, HandWorker, a_while, turns, until
-from zpipeline import pipeline as module
-from zpipeline import protocol
+from tests.peers import ANY_PORT, HandWorker, a_while, turns, until
+from tests.pipeline_kit import PipelineCase, free_address
+from zpipeline import inquest, protocol
 from zpipeline.errors import Draining, Full, TooLarge, UsageError
-from zpipeline.job import Job, JobStatus
-from zpipeline.link import Link
-from zpipeline.pipeline import Pipeline
+from zpipeline.job import Job
+from zpipeline.pipeline import Pipeline, service, sessions
 from zpipeline.protocol import Bye, Close, Done, Failed, Hello, Jobs, Returned, State
-from zpipeline.worker import Worker
-
-
-class PipelineCase(Case):
-    """Pipelines and workers that are stopped in the end."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.ran: list[Job] = []
-        self.patch(Link.__init__.__globals__["Backoff"], "next", lambda backoff: 0.02)
-
-    def make(self, *workers: Any, **options: Any) -> Pipeline:
-        addresses = [worker if isinstance(worker, str) else worker.address for worker in workers]
-        return Pipeline(reactor, addresses, **{"drain": 0.0, **options})
-
-    def start(self, *workers: Any, **options: Any) -> Pipeline:
-        pipeline = self.make(*workers, **options)
-        pipeline.startService()
-        self.addCleanup(self.stop, pipeline)
-        return pipeline
-
-    async def stop(self, service: Any) -> None:
-        if service.running:
-            await service.stopService()
-
-    def worker(self, handler: Any = None, address: str = ANY_PORT, **options: Any) -> Worker:
-        worker = Worker(reactor, handler or self.ran.append, address, **{"drain": 5.0, **options})
-        worker.startService()
-        self.addCleanup(self.stop, worker)
-        return worker
-
-    def by_hand(self) -> HandWorker:
-        return HandWorker(self.context)
-
-    async def status(self, pipeline: Pipeline, job_id: str) -> JobStatus:
-        status = await pipeline.job(job_id)
-        assert status is not None
-        return status
-
-    async def state(self, pipeline: Pipeline, job_id: str) -> str:
-        return (await self.status(pipeline, job_id)).state
-
-    async def settles(self, pipeline: Pipeline) -> None:
-        await until(lambda: not pipeline.pending, "all jobs are settled")
-
-    async def pair(self, **options: Any) -> tuple[Pipeline, HandWorker, int]:
-        """A pipeline, one worker by hand that is ready, and their session."""
-        worker = self.by_hand()
-        pipeline = self.start(worker, **options)
-        session = await worker.takes_part()
-        await until(lambda: pipeline.ready_workers == 1)
-        return pipeline, worker, session
-
-    def number(self, job_id: str) -> int:
-        return int(job_id[16:], 16)
 
 
 class PushTests(PipelineCase):
@@ -184,7 +127,7 @@ class StatusTests(PipelineCase):
         def handler(job: Job) -> None:
             raise ValueError("too small")
 
-        pipeline = self.start(self.worker(handler))
+        pipeline = self.start(self.worker(handler), attempts=1)
         job_id = await pipeline.push(b"a")
         await self.settles(pipeline)
         status = await self.status(pipeline, job_id)
@@ -192,6 +135,18 @@ class StatusTests(PipelineCase):
         self.assertIsNotNone(status.settled_at)
         (line,) = self.log_lines(f"job {job_id} is dead: ValueError: too small")
         self.assertIn("Traceback", line)
+
+    async def test_what_a_stranger_sent_does_nothing_to_the_console(self) -> None:
+        def handler(job: Job) -> None:
+            raise ValueError(job.body.decode())
+
+        pipeline = self.start(self.worker(handler), attempts=1)
+        job_id = await pipeline.push(b"\x1b[31m")
+        await self.settles(pipeline)
+        lines = [line for said in self.log_lines(job_id) for line in said.split("\n")]
+        self.assertTrue(any("\\x1b[31m" in line for line in lines))
+        self.assertEqual([line for line in lines if not line.isprintable()], [])
+        self.assertEqual((await self.status(pipeline, job_id)).error, "ValueError: \x1b[31m")
 
     async def test_ids_that_are_unknown_foreign_or_none_are_none(self) -> None:
         pipeline = self.start()
@@ -203,7 +158,7 @@ class StatusTests(PipelineCase):
         self.assertIsNotNone(await pipeline.job(job_id))
 
     async def test_the_oldest_settled_jobs_are_forgotten(self) -> None:
-        self.patch(module, "KEPT", 2)
+        self.patch(service, "_KEPT_IN_MEMORY", 2)
         pipeline = self.start(self.worker())
         ids = await pipeline.push_many([b"1", b"2", b"3"])
         await self.settles(pipeline)
@@ -231,16 +186,21 @@ class WorkersComeAndGoTests(PipelineCase):
         self.assertEqual([job.body for job in self.ran], [b"1", b"2"])
 
     async def test_a_worker_that_goes_hands_its_jobs_to_the_others_and_may_come_back(self) -> None:
+        self.patch(inquest, "PATIENCE", 20.0)
         one, two = self.by_hand(), self.by_hand()
         pipeline = self.start(one, two, window=10)
         await one.takes_part()
-        await two.takes_part()
+        session = await two.takes_part()
         await until(lambda: pipeline.ready_workers == 2)
-        ids = [self.number(job_id) for job_id in await pipeline.push_many([b""] * 6)]
-        await one.has(3)
-        await two.has(3)
+        await pipeline.push_many([b""] * 6)
+        lost, kept = await one.has(3), await two.has(3)
         one.unbind()
-        self.assertEqual(sorted(await two.has(6)), ids)
+        two.say(Done(session, kept))
+        for number in lost:  # each may have killed it: one after the other
+            self.assertEqual((await two.has(1 + len(kept)))[len(kept) :], [number])
+            kept.append(number)
+            two.say(Done(session, [number]))
+        await self.settles(pipeline)
         self.assertEqual(pipeline.ready_workers, 1)
         self.assertEqual(len(self.log_lines(f"{one.address}: 3 jobs go to other workers")), 1)
         await one.bind_again()
@@ -302,7 +262,7 @@ class WorkersComeAndGoTests(PipelineCase):
         numbers = await worker.has(4)
         worker.say(State(session, 1, 4, 0))
         worker.say(Done(session, numbers[:1]))
-        worker.say(Failed(session, numbers[1], protocol.RETRY, protocol.NO_DELAY, "no", ""))
+        worker.say(Failed(session, numbers[1], protocol.REJECT, protocol.NO_DELAY, "no", ""))
         worker.say(Returned(session, numbers[2:3]))
         worker.say(State(session, 1, 4, 3))
         worker.say(Done(session, numbers[3:]))
@@ -404,7 +364,7 @@ class LateReportTests(PipelineCase):
         pipeline, worker, session, numbers = await self.lost()
         again = await worker.takes_part(2)
         await worker.has(2, again)
-        worker.say(Failed(session, numbers[0], protocol.RETRY, protocol.NO_DELAY, "no", ""))
+        worker.say(Failed(session, numbers[0], protocol.REJECT, protocol.NO_DELAY, "no", ""))
         worker.say(Returned(session, numbers[1:]))
         worker.say(Bye(session))
         worker.say(State(session, 1, 0, 99))
@@ -422,7 +382,7 @@ class LateReportTests(PipelineCase):
         await until(lambda: pipeline.ready_workers == 2)
         await pipeline.push_many([b"1", b"2"])
         (mine,), (theirs,) = await one.has(1), await two.has(1)
-        one.say(Failed(sessions[0], theirs, protocol.RETRY, protocol.NO_DELAY, "no", ""))
+        one.say(Failed(sessions[0], theirs, protocol.REJECT, protocol.NO_DELAY, "no", ""))
         one.say(Returned(sessions[0], [theirs]))
         one.say(Done(sessions[0], [mine]))
         await until(lambda: pipeline.pending == 1)
@@ -444,7 +404,7 @@ class LateReportTests(PipelineCase):
         self.assertEqual(len(self.log_lines("the sink drops a message from 127.0.0.1")), 1)
 
     async def test_sessions_that_are_long_past_are_strangers(self) -> None:
-        self.patch(module, "_PAST_SESSIONS", 1)
+        self.patch(sessions, "_PAST_SESSIONS", 1)
         pipeline, worker, session, numbers = await self.lost()
         second = worker.have(Hello)[1].session
         worker.ready(second)
@@ -458,7 +418,7 @@ class LateReportTests(PipelineCase):
     async def test_reports_before_ready_count_where_they_are_done(self) -> None:
         pipeline, worker, _session, numbers = await self.lost()
         hello = worker.have(Hello)[1]
-        worker.say(Failed(hello.session, numbers[1], protocol.RETRY, protocol.NO_DELAY, "no", ""))
+        worker.say(Failed(hello.session, numbers[1], protocol.REJECT, protocol.NO_DELAY, "no", ""))
         worker.say(Returned(hello.session, numbers[1:]))
         worker.say(State(hello.session, 1, 9, 9))
         worker.say(Bye(hello.session))
@@ -474,9 +434,9 @@ class LateReportTests(PipelineCase):
         pipeline, worker, session = await self.pair(window=10)
         job_ids = await pipeline.push_many([b"1", b"2"])
         numbers = await worker.has(2)
-        link = pipeline._sessions[session]
+        link = pipeline._sessions._open[session]
         worker.say(Done(session, numbers[:1]))
-        worker.say(Failed(session, numbers[1], protocol.RETRY, protocol.NO_DELAY, "no", ""))
+        worker.say(Failed(session, numbers[1], protocol.REJECT, protocol.NO_DELAY, "no", ""))
         time.sleep(0.2)  # they are here, unread
         link.disconnected()
         self.assertEqual([await self.state(pipeline, job_id) for job_id in job_ids], ["done", "dead"])
@@ -525,7 +485,7 @@ class StoppingTests(PipelineCase):
         await pipeline.stopService()
         self.assertGreaterEqual(time.monotonic() - began, 0.19)
         self.assertEqual(len(self.log_lines("2 jobs are lost: they were not settled within 0.2 seconds")), 1)
-        self.assertEqual(pipeline.ready_workers, 0)
+        self.assertEqual((pipeline.ready_workers, pipeline.left_undone), (0, 2))
 
     async def test_without_anything_to_drain_it_stops_at_once_and_closes_its_sessions(self) -> None:
         pipeline, worker, session = await self.pair(drain=60)
@@ -546,7 +506,7 @@ class StoppingTests(PipelineCase):
         await pipeline.push(b"1")
         numbers = await worker.has(1)
         stopped = pipeline.stopService()
-        link = pipeline._sessions[session]
+        link = pipeline._sessions._open[session]
         worker.say(Done(session, numbers))
         time.sleep(0.2)  # it is here, unread
         link.disconnected()
@@ -572,6 +532,8 @@ class StoppingTests(PipelineCase):
         self.assertEqual(numbers[0], self.number(job_id))
         worker.say(Done(session, numbers))
         await self.settles(pipeline)
+        await pipeline.stopService()
+        self.assertEqual(pipeline.left_undone, 0)
 
 
 class BatchTests(PipelineCase):
@@ -605,13 +567,6 @@ class BatchTests(PipelineCase):
         ids = await pipeline.push_many([b"x"] * 20_000)
         await self.settles(pipeline)
         self.assertEqual(sorted(job.id for job in self.ran), ids)
-
-
-def free_address() -> str:
-    """Where nobody listens. Not of a ZeroMQ socket that was closed: that goes on listening for a moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 class PlainPull:
@@ -658,7 +613,7 @@ class PlainTests(PipelineCase):
         self.assertEqual(peer.got, [[b"a"]])
 
     async def test_a_slow_peer_makes_jobs_wait_and_loses_none(self) -> None:
-        self.patch(module, "_PLAIN_HIGH_WATER_MARK", 10)
+        self.patch(sessions, "_PLAIN_HIGH_WATER_MARK", 10)
         count = 3000
         peer = PlainPull(self.context, 10)
         pipeline = self.start(peer, plain=True)
@@ -675,7 +630,7 @@ class PlainTests(PipelineCase):
         self.assertEqual(pipeline.pending, 0)
 
     async def test_a_blocked_peer_does_not_keep_jobs_from_another(self) -> None:
-        self.patch(module, "_PLAIN_HIGH_WATER_MARK", 10)
+        self.patch(sessions, "_PLAIN_HIGH_WATER_MARK", 10)
         slow, quick = PlainPull(self.context, 10), PlainPull(self.context, 10)
         pipeline = self.start(slow, quick, plain=True)
         await until(lambda: pipeline.ready_workers == 2)
@@ -685,7 +640,7 @@ class PlainTests(PipelineCase):
         self.assertGreater(len(quick.got), len(slow.got))
 
     async def test_stopping_waits_until_the_peer_has_taken_all(self) -> None:
-        self.patch(module, "_PLAIN_HIGH_WATER_MARK", 10)
+        self.patch(sessions, "_PLAIN_HIGH_WATER_MARK", 10)
         peer = PlainPull(self.context, 10)
         pipeline = self.start(peer, plain=True, drain=60)
         await until(lambda: pipeline.ready_workers)
@@ -698,11 +653,10 @@ class PlainTests(PipelineCase):
         await stopped
 
     async def test_what_a_stranger_sends_to_the_sink_is_dropped(self) -> None:
-        peer = PlainPull(self.context)
-        pipeline = self.start(peer, plain=True)
-        assert pipeline._sink is not None
+        address = free_address()
+        pipeline = self.start(PlainPull(self.context), plain=True, sink=address)
         push = self.context.socket(zmq.PUSH)
-        push.connect(pipeline._sink.address)
+        push.connect(address)
         push.send(b"hello?")
         await until(lambda: pipeline.bad_messages == 1)
 
@@ -715,6 +669,15 @@ class ArgumentTests(PipelineCase):
             ({"workers": ["tcp://a:1", "tcp://b:1", "tcp://a:1"]}, "a worker is named twice: tcp://a:1"),
             ({"sink": "here"}, "is not tcp://HOST:PORT"),
             ({"window": 0}, "a window is from 1 to 50000 jobs, not 0"),
+            ({"journal": ""}, "a journal needs the name of a file"),
+            ({"journal_sync": "off"}, "journal_sync is 'full' or 'normal', not 'off'"),
+            ({"attempts": 0}, "attempts are from 1 to 65535, not 0"),
+            ({"attempts": 65_536}, "attempts are from 1 to 65535, not 65536"),
+            ({"backoff": (2.0, 1.0)}, "a backoff is two numbers of seconds, the first not the longer, not 2.0, 1.0"),
+            ({"backoff": (-1.0, 1.0)}, "a backoff is two numbers"),
+            ({"backoff": (1.0, float("inf"))}, "a backoff is two numbers"),
+            ({"timeout": 0.0}, "a timeout is a number of seconds above 0, not 0.0"),
+            ({"timeout": float("nan")}, "a timeout is a number of seconds above 0, not nan"),
             ({"window": 50_001}, "a window is from 1 to 50000 jobs, not 50001"),
         ]
         for options, text in wrong:
@@ -730,8 +693,9 @@ class ArgumentTests(PipelineCase):
         worker = self.by_hand()
         pipeline = self.make(worker)
         pipeline.bind()
-        assert pipeline._sink is not None
-        address = pipeline._sink.address
+        self.assertRaises(UsageError, pipeline.bind)
+        bound = pipeline._sessions._sink
+        assert bound is not None
         pipeline.startService()
         self.addCleanup(self.stop, pipeline)
-        self.assertEqual((await worker.gets(Hello)).sink, address)
+        self.assertEqual((await worker.gets(Hello)).sink, bound.address)

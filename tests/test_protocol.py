@@ -75,7 +75,8 @@ def jobs_messages(draw: st.DrawFn) -> Jobs:
     return Jobs(draw(u64), sequences, attempts, accepted_at, list(some_headers), list(bodies))
 
 
-hellos = st.builds(Hello, u64, u64, u64, sinks, st.none() | positive_u32)
+timeouts = st.none() | positive_u32 | st.floats(0, exclude_min=True, allow_infinity=False)
+hellos = st.builds(Hello, u64, u64, u64, sinks, st.none() | positive_u32, timeouts)
 for_worker = st.one_of(hellos, st.builds(Close, u64))
 for_sink = st.one_of(
     st.builds(Ready, u64, u64, positive_u32, text, positive_u32, text, text),
@@ -345,6 +346,9 @@ class HostileTests(unittest.SynchronousTestCase):
         hello = encode(Hello(1, 2, 3, "tcp://h:1"))
         for digits in (b"9" * 100_000, b"1e999", b"-1", b"4294967296"):
             limits = b'{"sink":"tcp://h:1","window":' + digits + b"}"
+            self.assertRaises(ProtocolError, decode_for_worker, [*hello[:2], limits])
+        for digits in (b"9" * 100_000, b"1" + b"0" * 309, b"1e999", b"-1", b"1e-999"):
+            limits = b'{"sink":"tcp://h:1","timeout":' + digits + b"}"
             self.assertRaises(ProtocolError, decode_for_worker, [*hello[:2], limits])
 
     def test_reasons_say_what_is_wrong(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet import reactor as real_reactor
-from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, inlineCallbacks, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial import unittest
@@ -17,7 +18,7 @@ from twisted.trial import unittest
 from tests.peers import until
 from zpipeline import runner as module
 from zpipeline.job import Job
-from zpipeline.runner import PATIENCE, SLICE, Delivery, Runner
+from zpipeline.runner import PATIENCE, SLICE, Delivery, Runner, TimedOut
 
 
 class CountingClock(Clock):
@@ -48,6 +49,7 @@ class Origin:
 
     def failed(self, delivery: Delivery, failure: Failure) -> None:
         assert delivery.sequence not in self.failures, "failed twice"
+        assert delivery.sequence not in self.results, "failed after it was done"
         self.failures[delivery.sequence] = failure
         self.log.append(("failed", delivery.sequence))
 
@@ -105,12 +107,14 @@ class Rig:
         self.owner.runner = self.runner
         self.runner.start()
 
-    def deliveries(self, numbers: Any, origin: Origin | None = None, session: int = 1) -> list[Delivery]:
+    def deliveries(
+        self, numbers: Any, origin: Origin | None = None, session: int = 1, timeout: float | None = None
+    ) -> list[Delivery]:
         now = module.monotonic()
-        return [Delivery(origin or self.origin, session, n, Job((1, n), b"%d" % n), now) for n in numbers]
+        return [Delivery(origin or self.origin, session, n, Job((1, n), b"%d" % n), now, timeout) for n in numbers]
 
-    def add(self, *numbers: int, origin: Origin | None = None) -> list[Delivery]:
-        made = self.deliveries(numbers, origin)
+    def add(self, *numbers: int, origin: Origin | None = None, timeout: float | None = None) -> list[Delivery]:
+        made = self.deliveries(numbers, origin, timeout=timeout)
         self.runner.add(made)
         return made
 
@@ -496,6 +500,337 @@ class ThreadTests(unittest.TestCase):
         rig.add(2)
         await until(lambda: rig.runner.idle)
         self.assertEqual(rig.origin.results, {1: "ran", 2: "ran"})
+
+
+class Stubborn:
+    """An asynchronous handler that takes no notice of being cancelled: its jobs end when a test says so."""
+
+    def __init__(self) -> None:
+        self.running: list[Deferred[Any]] = []
+        self.cancelled = 0
+
+    async def __call__(self, job: Job) -> Any:
+        end: Deferred[Any] = Deferred()
+        self.running.append(end)
+        while True:
+            attention: Deferred[None] = Deferred()
+            end.addBoth(lambda _, attention=attention: None if attention.called else attention.callback(None))
+            try:
+                await attention
+            except CancelledError:
+                self.cancelled += 1
+            else:
+                return "ended"
+
+    def end(self, which: int = 0) -> None:
+        self.running.pop(which).callback(None)
+
+
+class TimeoutTests(Case):
+    def assert_timed_out(self, rig: Rig, *numbers: int, seconds: str = "2") -> None:
+        self.assertEqual(sorted(rig.origin.failures), sorted(numbers))
+        for failure in rig.origin.failures.values():
+            self.assertIsInstance(failure.value, TimedOut)
+            self.assertEqual(failure.getErrorMessage(), f"timed out after {seconds} seconds")
+
+    def test_a_coroutine_that_takes_longer_is_cancelled_and_has_failed(self) -> None:
+        cleaned: list[bytes] = []
+
+        async def handler(job: Job) -> None:
+            try:
+                await Deferred()
+            finally:
+                cleaned.append(job.body)
+
+        rig = self.rig(handler)
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(1.9)
+        self.assertEqual((rig.log, cleaned), ([], []))
+        self.clock.advance(0.2)
+        self.assert_timed_out(rig, 1)
+        self.assertEqual(cleaned, [b"1"])
+        self.clock.advance(0)
+        self.assertEqual(rig.log, [("failed", 1), "report"])
+        self.assertTrue(rig.runner.idle)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_deferred_that_takes_longer_is_cancelled_and_has_failed(self) -> None:
+        cancelled: list[Any] = []
+        rig = self.rig(lambda job: Deferred(cancelled.append))
+        rig.add(1, timeout=0.5)
+        self.clock.advance(0)
+        self.clock.advance(0.5)
+        self.clock.advance(0)
+        self.assertEqual(len(cancelled), 1)
+        self.assert_timed_out(rig, 1, seconds="0.5")
+        self.assertTrue(rig.runner.idle)
+
+    def test_what_ends_in_time_is_done_and_leaves_no_timer(self) -> None:
+        handler = AwaitedHeld()
+        rig = self.rig(handler)
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(1.9)
+        handler.end(1, "in time")
+        self.clock.advance(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(5)
+        self.assertEqual((rig.origin.results, rig.origin.failures), ({1: "in time"}, {}))
+
+    def test_without_a_timeout_it_may_take_any_time(self) -> None:
+        handler = AwaitedHeld()
+        rig = self.rig(handler)
+        rig.add(1)
+        rig.add(2, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(1e9)
+        self.assert_timed_out(rig, 2)
+        handler.end(1, "at last")
+        self.assertEqual(rig.origin.results, {1: "at last"})
+
+    def test_the_time_that_a_handler_blocks_before_it_waits_counts(self) -> None:
+        def handler(job: Job) -> Deferred[None]:
+            self.pass_time(1.5)
+            return Deferred()
+
+        rig = self.rig(handler)
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(0.5)
+        self.assert_timed_out(rig, 1)
+
+    def test_a_plain_handler_that_took_longer_is_done(self) -> None:
+        rig = self.rig(lambda job: self.pass_time(10))
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        self.assertEqual((list(rig.origin.results), rig.origin.failures), ([1], {}))
+
+    def test_the_failure_says_where_the_coroutine_was(self) -> None:
+        async def reads_the_answer() -> None:
+            await Deferred()
+
+        async def handler(job: Job) -> None:
+            await reads_the_answer()
+
+        rig = self.rig(handler)
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(2)
+        where = rig.origin.failures[1].value.where
+        self.assertRegex(where, "^Where it was then .*:\n")
+        self.assertRegex(
+            where, r"(?s)in handler\b.*await reads_the_answer\(\).*in reads_the_answer\b.*await Deferred\(\)"
+        )
+        self.assertNotIn(os.path.dirname(module.__file__), where)
+
+    def test_where_a_deferred_was_is_not_known(self) -> None:
+        rig = self.rig(Held())
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(2)
+        self.assertEqual(rig.origin.failures[1].value.where, "")
+
+    def test_what_swallows_its_cancellation_has_failed_at_once_and_keeps_its_place_until_it_ends(self) -> None:
+        handler = Stubborn()
+        rig = self.rig(handler, concurrency=2)
+        rig.add(1, timeout=2.0)
+        rig.add(2, 3)
+        self.clock.advance(0)
+        self.clock.advance(2)
+        self.clock.advance(0)
+        self.assertEqual(handler.cancelled, 1)
+        self.assert_timed_out(rig, 1)
+        self.assertEqual(rig.log, [("failed", 1), "report"])
+        self.assertEqual(len(handler.running), 2, "3 has no place yet")
+        self.assertFalse(rig.runner.idle)
+        handler.end()
+        self.clock.advance(0)
+        self.assertEqual(len(handler.running), 2)
+        self.assertEqual(rig.log, [("failed", 1), "report"], "what it returned is disregarded")
+
+    def test_the_next_attempt_runs_while_the_one_that_timed_out_still_does(self) -> None:
+        for first_to_end, second_to_end in ((0, 0), (1, 0)):
+            handler = Stubborn()
+            rig = self.rig(handler, concurrency=3)
+            rig.add(1, timeout=2.0)
+            self.clock.advance(0)
+            self.clock.advance(2)
+            self.clock.advance(0)
+            rig.add(1, timeout=60.0)
+            self.clock.advance(0)
+            self.assertEqual(len(handler.running), 2)
+            handler.end(first_to_end)
+            self.clock.advance(0)
+            handler.end(second_to_end)
+            self.clock.advance(0)
+            self.assertEqual(rig.origin.results, {1: "ended"}, "once, and not by the first attempt")
+            self.assertEqual(rig.log.count(("done", 1)), 1)
+            self.assertTrue(rig.runner.idle)
+
+    def test_the_first_attempt_does_not_answer_for_the_next_one(self) -> None:
+        handler = Stubborn()
+        rig = self.rig(handler, concurrency=3)
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(2)
+        self.clock.advance(0)
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        handler.end(0)
+        self.clock.advance(0)
+        self.assertEqual(rig.origin.results, {})
+        rig.origin.failures.clear()
+        self.clock.advance(2)
+        self.assert_timed_out(rig, 1)
+        self.assertEqual(handler.cancelled, 2)
+
+    def test_an_attempt_that_comes_again_in_another_session_keeps_its_timeout(self) -> None:
+        rig = self.rig(AwaitedHeld())
+        (first,) = rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        rig.runner.add(rig.deliveries([1], session=9, timeout=60.0))
+        self.clock.advance(2)
+        self.assert_timed_out(rig, 1)
+        self.assertEqual(first.session, 9, "it counts for the newest delivery")
+
+    def test_a_failure_after_the_timeout_is_disregarded(self) -> None:
+        async def handler(job: Job) -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                raise ValueError("in cleaning up") from None
+
+        rig = self.rig(handler)
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(2)
+        self.clock.advance(0)
+        self.assert_timed_out(rig, 1)
+        self.assertTrue(rig.runner.idle)
+
+    def test_a_cancellation_that_fails_is_logged_and_the_others_go_on(self) -> None:
+        def canceller(deferred: Deferred[Any]) -> None:
+            raise RuntimeError("no")
+
+        rig = self.rig(lambda job: Deferred(canceller) if job.body == b"1" else succeed(None), concurrency=2)
+        rig.add(1, 2, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(2)
+        self.assert_timed_out(rig, 1)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        rig.add(3)
+        self.clock.advance(0)
+        self.assertEqual(list(rig.origin.results), [2, 3])
+
+    def test_where_all_places_are_taken_by_what_timed_out_nothing_is_kept_waiting(self) -> None:
+        handler = Stubborn()
+        rig = self.rig(handler, concurrency=1)
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        rig.add(2)
+        self.clock.advance(1)
+        self.assertEqual(rig.origin.given_back, [], "it may be begun soon")
+        self.clock.advance(1)
+        self.clock.advance(0)
+        self.assertEqual(rig.origin.given_back, [2])
+        rig.add(3)
+        self.clock.advance(PATIENCE)
+        self.assertEqual(rig.origin.given_back, [2, 3])
+        handler.end()
+        rig.add(4)
+        self.clock.advance(0)
+        self.assertEqual(len(handler.running), 1)
+
+    def test_stop_leaves_no_deadline(self) -> None:
+        rig = self.rig(AwaitedHeld())
+        rig.add(1, 2, timeout=2.0)
+        self.clock.advance(0)
+        rig.runner.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_a_future_of_asyncio_is_cancelled(self) -> None:
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        futures: list[asyncio.Future[Any]] = []
+
+        def handler(job: Job) -> Deferred[Any]:
+            futures.append(loop.create_future())
+            return Deferred.fromFuture(futures[-1])
+
+        rig = self.rig(handler)
+        rig.add(1, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(2)
+        self.assert_timed_out(rig, 1)
+        self.assertTrue(futures[0].cancelled())
+        loop.run_until_complete(asyncio.sleep(0, None))
+        self.clock.advance(0)
+        self.assertTrue(rig.runner.idle)
+
+
+class ThreadTimeoutTests(unittest.TestCase):
+    timeout = 60
+
+    async def test_a_thread_that_takes_longer_has_failed_and_its_late_result_is_disregarded(self) -> None:
+        ends = [threading.Event(), threading.Event()]
+        attempts: list[int] = []
+
+        def handler(job: Job) -> int:
+            attempts.append(len(attempts))
+            mine = attempts[-1]
+            ends[mine].wait(30)
+            return mine
+
+        rig = Rig(real_reactor, handler, threads=2, takes_back=False)
+        self.addCleanup(rig.runner.stop)
+        for end in ends:
+            self.addCleanup(end.set)
+        rig.add(1, timeout=1.0)  # the thread has begun by then
+        await until(lambda: rig.log[-1:] == ["report"])
+        failure = rig.origin.failures[1]
+        self.assertEqual(failure.getErrorMessage(), "timed out after 1 seconds")
+        self.assertRegex(failure.value.where, r"(?s)in handler\b.*ends\[mine\]\.wait\(30\)")
+        self.assertNotIn("threadpool", failure.value.where)
+        self.assertFalse(rig.runner.idle, "the thread is busy")
+
+        rig.add(1, timeout=60.0)  # the next attempt
+        await until(lambda: len(attempts) == 2)
+        ends[0].set()
+        await until(lambda: not rig.runner._overdue)
+        self.assertEqual(rig.origin.results, {})
+        ends[1].set()
+        await until(lambda: rig.runner.idle)
+        self.assertEqual(rig.origin.results, {1: 1}, "of the second attempt")
+
+    async def test_a_thread_that_timed_out_keeps_its_place(self) -> None:
+        end = threading.Event()
+        self.addCleanup(end.set)
+        rig = Rig(real_reactor, lambda job: end.wait(30) if job.body == b"1" else "ran", threads=1)
+        self.addCleanup(rig.runner.stop)
+        rig.add(1, timeout=0.05)
+        await until(lambda: rig.origin.failures)
+        rig.add(2)
+        await until(lambda: rig.origin.given_back)
+        self.assertEqual((rig.origin.given_back, rig.origin.results), ([2], {}))
+        end.set()
+        await until(lambda: rig.runner.idle)
+        rig.add(3)
+        await until(lambda: rig.origin.results)
+        self.assertEqual(rig.origin.results, {3: "ran"})
+
+    async def test_stopping_does_not_wait_for_a_thread_that_timed_out(self) -> None:
+        end = threading.Event()
+        self.addCleanup(end.set)
+        rig = Rig(real_reactor, lambda job: end.wait(30), threads=1)
+        rig.add(1, timeout=0.05)
+        await until(lambda: rig.origin.failures)
+        began = time.monotonic()
+        rig.runner.stop()
+        self.assertLess(time.monotonic() - began, 20)
+        end.set()
+        await until(lambda: rig.runner.idle)
+        await until(lambda: rig.runner._slice is None or not rig.runner._slice.active())
 
 
 class GivingBackTests(Case):

@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -27,7 +28,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.faults.load import Load, get, post
 from tests.faults.rig import ROOT, TWISTD, Process, Rig, free_port, ready_workers
 from zpipeline.errors import UsageError
-from zpipeline.pipeline import DEFAULT_WORKERS
+from zpipeline.journal import Journal
+from zpipeline.memory import Memory
+from zpipeline.pipeline import DEFAULT_JOURNAL, DEFAULT_WORKERS, Pipeline
+from zpipeline.protocol import Hello, decode_for_worker
+from zpipeline.retries import Policy
 from zpipeline.tap.services import Listener
 
 PLUGINS = ("zpipe-web", "zpipe-worker", "zpipe")
@@ -115,6 +120,12 @@ class OptionsOfEach(SynchronousTestCase):
                 "max-pending": ["0", "x"],
                 "max-body": ["0", "x", "999999999999"],
                 "window": ["0", "x", "50001"],
+                "journal": [""],
+                "journal-sync": ["off", "", "FULL"],
+                "attempts": ["0", "x", "1.5", "65536"],
+                "backoff": ["", "1", "x:y", "1:", ":1", "2:1", "-1:1", "1:inf", "nan:nan", "1:2:3"],
+                "timeout": ["0", "-1", "x", "inf", ""],
+                "keep": ["-1", "x", "nan"],
                 "drain": ["-1", "x"],
                 "listen": ["nonsense", "tcp:x", "foo:80", "", "tcp:4567:foo=bar", "tcp:99999", "unix:/no/such/dir/x"],
             },
@@ -148,6 +159,14 @@ class OptionsOfEach(SynchronousTestCase):
         line = self.refused("-n", "zpipe-web", f"--worker={address}", f"--worker={address}")
         self.assertIn(f"named twice: {address}", line)
 
+    def test_hundreds_of_clients_may_come_at_once(self) -> None:
+        """While the reactor is busy with something else."""
+        port = free_port()
+        listening = MemoryReactorClock()
+        Listener(listening, f"tcp:{port}:interface=127.0.0.1", Factory()).bind()
+        Listener(listening, f"tcp:{port}:backlog=7", Factory()).bind()
+        self.assertEqual([backlog for _, _, backlog, _ in listening.tcpServers], [1024, 7])
+
     def test_a_port_that_needs_privileges_is_one_line(self) -> None:
         """What the system says is told, with the endpoint."""
 
@@ -164,6 +183,35 @@ class OptionsOfEach(SynchronousTestCase):
         self.assertIsNone(parse("-n", "zpipe-web")["pidfile"])
         self.assertEqual(parse("-n", "--pidfile=web.pid", "zpipe-web")["pidfile"], str(Path("web.pid").absolute()))
         self.assertEqual(parse("zpipe-web")["pidfile"], str(Path("twistd.pid").absolute()))
+
+    def pipeline(self, plugin: str, *words: str) -> Pipeline:
+        """What that plugin would start as a daemon: nothing is opened or bound yet."""
+        options = parse(plugin, *words)
+        service = options.loadedPlugins[plugin].makeService(options.subOptions)
+        return next(each for each in service if isinstance(each, Pipeline))
+
+    def test_what_the_pipeline_is_told_it_does(self) -> None:
+        """What becomes of jobs that fail, and how the journal is kept."""
+        words = ["--attempts=3", "--backoff=0.5:60", "--timeout=7.5", "--keep=90", "--journal-sync=normal"]
+        for plugin in ("zpipe-web", "zpipe"):
+            pipeline = self.pipeline(plugin, "--journal=mine.sqlite", *words)
+            self.assertEqual(pipeline._dispatcher.policy, Policy(3, 0.5, 60.0, 7.5))
+            store = pipeline._jobs._store
+            self.assertIsInstance(store, Journal)
+            self.assertEqual((store._path, store._synchronous, store._limits.keep), ("mine.sqlite", "normal", 90.0))
+
+    def test_what_the_pipeline_is_not_told_is_as_documented(self) -> None:
+        """The defaults."""
+        for plugin in ("zpipe-web", "zpipe"):
+            pipeline = self.pipeline(plugin)
+            self.assertEqual(pipeline._dispatcher.policy, Policy(5, 1.0, 300.0, None))
+            store = pipeline._jobs._store
+            self.assertEqual((store._path, store._synchronous, store._limits.keep), (DEFAULT_JOURNAL, "full", 3600.0))
+
+    def test_without_a_journal_jobs_are_in_memory(self) -> None:
+        """--no-journal says so, and --plain implies it."""
+        for words in (["zpipe-web", "--no-journal"], ["zpipe", "--no-journal"], ["zpipe-web", "--plain"]):
+            self.assertIsInstance(self.pipeline(*words)._jobs._store, Memory)
 
     def test_help_has_every_option_explained_within_80_columns(self) -> None:
         """Each default is shown once."""
@@ -192,7 +240,7 @@ class OptionsOfEach(SynchronousTestCase):
         page = (ROOT / "docs/options.rst").read_text()
         for plugin in PLUGINS:
             section = re.split(r"^-{5,}$", page.split(f"\ntwistd {plugin}\n")[1], flags=re.MULTILINE)[1]
-            rows = re.findall(r"^``--([a-z-]+)(?: [A-Z]+)?`` +(``[^`]*``|[a-z]+(?: [a-z]+)*)", section, re.MULTILINE)
+            rows = re.findall(r"^``--([a-z-]+)(?: [A-Z:]+)?`` +(``[^`]*``|[a-z]+(?: [a-z]+)*)", section, re.MULTILINE)
             documented = {option: default.strip("`") for option, default in rows}
             self.assertEqual(len(rows), len(documented))
             self.assertEqual(documented, truth(plugin))
@@ -204,12 +252,20 @@ def truth(plugin: str) -> dict[str, str]:
     defaults: dict[str, object] = {"worker": DEFAULT_WORKERS[0], **options.defaults}
     flags = {word for word in options.longOpt if not word.endswith("=")}
     names = {word.rstrip("=") for word in options.longOpt} - {"help", "version"}
-    return {name: "off" if name in flags else _shown(defaults[name]) for name in names}
+    explained = {str(entry[0]): str(entry[3]) for entry in parameters(type(options))}
+    return {name: "off" if name in flags else _shown(defaults[name], explained.get(name, "")) for name in names}
 
 
-def _shown(default: object) -> str:
+def parameters(options: type[Options]) -> Iterator[list[object]]:
+    """All `optParameters` of a class and its bases."""
+    for each in options.__mro__:
+        yield from each.__dict__.get("optParameters", [])
+
+
+def _shown(default: object, explained: str) -> str:
+    """A default that is no value by itself is in the option's text."""
     if default is None:
-        return "sizes itself"
+        return re.findall(r"\[default: ([^];]+)", explained)[0]
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
@@ -263,7 +319,8 @@ class TapCase(SynchronousTestCase):
         """Start zpipe, its first worker on port `first`; what all its workers run is recorded under its HTTP port."""
         port = free_port()
         first = first or ports_in_a_row(workers)
-        words = [*twistd, "zpipe", listen(port), f"--workers={workers}", f"--first-port={first}", *options]
+        places = [listen(port), f"--first-port={first}", f"--journal=journal-{port}.sqlite"]
+        words = [*twistd, "zpipe", *places, f"--workers={workers}", *options]
         record = self.rig.folder / f"record-{port}"
         return self.rig.start("zpipe", words, port, RECORD=str(record), SECONDS=str(seconds))
 
@@ -271,8 +328,8 @@ class TapCase(SynchronousTestCase):
         """The workers' process ids, in the order in which they became ready."""
         return [int(pid) for pid in re.findall(r": ready \(.* process (\d+),", zpipe.log)]
 
-    def ended_well(self, process: Process, number: signal.Signals) -> None:
-        self.assertEqual(process.wait(), -number, process.log)
+    def ended_well(self, process: Process) -> None:
+        self.assertEqual(process.wait(), 0, process.log)
         self.assertNotIn("Traceback", process.log)
         self.assertNotIn("are lost", process.log)
         self.assertNotIn("at once\n", process.log.split("asked again (SIGINT or SIGTERM) it leaves at once\n")[-1])
@@ -285,34 +342,36 @@ class FourTerminals(TapCase):
         """The first three requests go to three workers, whose consoles show them."""
         ports = [free_port() for _ in range(3)]
         workers = [self.rig.start("worker", [*TWISTD, "zpipe-worker", "--port", port], port) for port in ports]
-        web = self.rig.web(ports)
+        web = self.rig.web(ports, f"--journal={DEFAULT_JOURNAL}")
         self.rig.until_ready(web, 3)
         for number in range(3):
             self.assertEqual(get(web.port, f"/?message-{number}")[0], 202)
         self.wait("three consoles show them", lambda: sum("message-" in worker.log for worker in workers) == 3)
         for number in range(3):
             self.assertEqual(sum(f"message-{number}" in worker.log for worker in workers), 1)
-        self.assertEqual([path.suffix for path in self.rig.folder.iterdir()], [".log"] * 4)
+        files = {path.name for path in self.rig.folder.iterdir() if path.suffix != ".log"}
+        self.assertEqual(files, {DEFAULT_JOURNAL + end for end in ("", "-wal", "-shm", ".lock")})
         self.assertIn(f"serving HTTP on tcp:{web.port}:interface=127.0.0.1\n", web.log)
         self.assertNotIn("object at 0x", web.log)
         for process in (web, *workers):
             process.signal(signal.SIGTERM)
         for process in (web, *workers):
-            self.ended_well(process, signal.SIGTERM)
+            self.ended_well(process)
 
     def test_the_reactor_is_the_one_that_twistd_was_told(self) -> None:
         """-r before the command's name."""
         webs = {}
         for name in ("poll", "select", "asyncio"):
             port = free_port()
-            options = [listen(port), f"--worker=tcp://127.0.0.1:{free_port()}"]
+            options = [listen(port), f"--worker=tcp://127.0.0.1:{free_port()}", f"--journal={name}.sqlite"]
             webs[name] = self.rig.start(name, [*TWISTD, "-r", name, "zpipe-web", *options], port)
         self.serves(*webs.values())
         for name, web in webs.items():
             self.assertRegex(web.log, f"(?i)reactor class: twisted.internet.{name}reactor")
+            self.assertEqual(post(web.port, b"")[0], 202, "the journal's thread wakes it")
             web.signal(signal.SIGTERM)
         for web in webs.values():
-            self.ended_well(web, signal.SIGTERM)
+            self.ended_well(web)
 
 
 class OneLineErrors(TapCase):
@@ -329,9 +388,24 @@ class OneLineErrors(TapCase):
         }
         for name, text in handlers.items():
             (self.rig.folder / f"{name}.py").write_text(text)
+        (self.rig.folder / "diary.txt").write_text("dear diary, " * 1000)
+        (self.rig.folder / "folder.sqlite").mkdir()
+        with closing(sqlite3.connect(self.rig.folder / "other.sqlite")) as connection:
+            connection.execute("CREATE TABLE it (a)")
+        holder = self.rig.web([free_port()], "--journal=held.sqlite")
+        self.assertEqual(self.rig.web([free_port()], "--journal=later.sqlite").end(), 0)
+        with closing(sqlite3.connect(self.rig.folder / "later.sqlite")) as connection:
+            connection.execute("PRAGMA user_version=99")
         with taken_port() as port:
             taken = f"tcp://127.0.0.1:{port}"
+            web = f"-n zpipe-web {listen(0)} --journal="
             cases = {
+                f"{web}held.sqlite": f"the journal held.sqlite is in use by process {holder.popen.pid}: stop that one",
+                f"{web}none/it.sqlite": "the journal none/it.sqlite: its lock ",
+                f"{web}diary.txt": "the journal diary.txt: it is damaged, or no SQLite file",
+                f"{web}folder.sqlite": "the journal folder.sqlite: ",
+                f"{web}other.sqlite": "another program's SQLite file, not a journal: name another with --journal",
+                f"{web}later.sqlite": "has schema version 99, and this zpipeline writes version 1",
                 f"-n zpipe-worker --port={port}": f"{taken} cannot be bound: address already in use (choose",
                 "-n zpipe-worker --interface=nosuch0": "tcp://nosuch0:4444 cannot be bound: no such device (choose",
                 "-n zpipe-worker --handler=nowhere:f": f"no module 'nowhere' in {os.path.realpath(self.rig.folder)}",
@@ -363,6 +437,14 @@ class OneLineErrors(TapCase):
             status, _, errors = command_result(self.rig)(command)
         self.assertEqual(status, 1)
         self.assertIn(f"tcp://127.0.0.1:{port} cannot be bound: address already in use", errors)
+
+    def test_a_journal_in_use_when_a_daemon_starts_is_told(self) -> None:
+        """As it is opened after it has become a daemon."""
+        holder = self.rig.web([free_port()], "--journal=held.sqlite")
+        words = ["zpipe-web", listen(free_port()), "--journal=held.sqlite"]
+        status, _, errors = command_result(self.rig)([*TWISTD[:-1], "--pidfile=it.pid", "--logfile=it.log", *words])
+        self.assertEqual(status, 1)
+        self.assertIn(f"the journal held.sqlite is in use by process {holder.popen.pid}", errors)
 
 
 def command_result(rig: Rig) -> Callable[[list[str]], tuple[int, str, str]]:
@@ -420,9 +502,60 @@ class WebOptionsReachTheirPlaces(TapCase):
             post(web.port, b"as it is")
             self.assertEqual(pull.recv_multipart(), [b"as it is"])
 
+    def test_workers_are_told_the_timeout_and_the_window(self) -> None:
+        """--timeout and --window, in HELLO."""
+        with zmq.Context() as context, context.socket(zmq.PULL) as pull:
+            port = pull.bind_to_random_port("tcp://127.0.0.1")
+            pull.rcvtimeo = 60_000
+            self.rig.web([port], "--timeout=7.5", "--window=3")
+            hello = decode_for_worker(pull.recv_multipart())
+            assert isinstance(hello, Hello)
+            self.assertEqual((hello.timeout, hello.window), (7.5, 3))
+
+    def test_jobs_that_fail_and_jobs_that_are_done(self) -> None:
+        """--attempts, --backoff and --keep."""
+        worker = self.rig.worker()
+        web = self.rig.web([worker.port], "--attempts=3", "--backoff=0:0", "--keep=0")
+        self.rig.until_ready(web, 1)
+        failing, healing = (json.loads(post(web.port, body)[2])["id"] for body in (b"fail 3", b"fail 2"))
+        self.wait("both are settled", lambda: self.rig.record(worker.port).begun.count(failing) == 3)
+        self.wait("the other has run", lambda: self.rig.record(worker.port).ended == [healing])
+        self.wait("it is kept no longer", lambda: get(web.port, f"/jobs/{healing}")[0] == 404)
+        self.assertEqual(self.rig.record(worker.port).begun.count(healing), 3)
+        status = json.loads(get(web.port, f"/jobs/{failing}")[2])
+        self.assertEqual((status["state"], status["attempts"]), ("dead", 3))
+
 
 class Stopping(TapCase):
     """SIGTERM and SIGINT."""
+
+    def stopped(self, number: signal.Signals, *options: str) -> Process:
+        """A web side that had accepted two jobs that nobody runs, and was then stopped."""
+        web = self.rig.web([free_port()], "--drain=0.1", *options)
+        for _ in range(2):
+            self.assertEqual(post(web.port, b"")[0], 202)
+        web.signal(number)
+        return web
+
+    def test_jobs_that_are_lost_are_told_and_make_the_exit_status_1(self) -> None:
+        """Without a journal, what is not settled within --drain is."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            web = self.stopped(number, "--no-journal")
+            self.assertEqual(web.wait(), 1, web.log)
+            self.assertEqual(web.log.count("2 jobs are lost: they were not settled within 0.1 seconds"), 1)
+            self.assertIn("Main loop terminated", web.log)
+            self.assertNotIn("Traceback", web.log)
+
+    def test_jobs_that_wait_in_the_journal_are_not_lost_and_run_after_the_next_start(self) -> None:
+        """The exit status is 0 then."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            web = self.stopped(number, f"--journal=web-{number}.sqlite")
+            self.ended_well(web)
+            self.assertIn("2 jobs wait in the journal for the next start\n", web.log)
+            worker = self.rig.worker()
+            again = self.rig.web([worker.port], f"--journal=web-{number}.sqlite")
+            self.assertIn("2 jobs of the journal are not settled yet\n", again.log)
+            self.wait("they have run", lambda worker=worker: len(self.rig.record(worker.port).ended) == 2)
 
     def test_asked_again_each_ends_at_once(self) -> None:
         """The first signal says what it waits for; one more ends the process, with a line that says so."""
@@ -431,7 +564,7 @@ class Stopping(TapCase):
         self.rig.until_ready(web, 1)
         post(web.port, b"")
         self.wait("the job has begun", lambda: self.rig.record(worker.port).begun)
-        for process, number in ((worker, signal.SIGINT), (web, signal.SIGTERM)):
+        for process, number in ((web, signal.SIGTERM), (worker, signal.SIGINT)):
             process.signal(number)
             self.wait("it says what it waits for", lambda process=process: "for 30 seconds at most" in process.log)
             self.assertIn("asked again (SIGINT or SIGTERM) it leaves at once\n", process.log)
@@ -451,24 +584,27 @@ class Stopping(TapCase):
         load = Load(web.port, [b""] * 2).run()
         web.signal(signal.SIGINT)
         web.signal(signal.SIGTERM)  # another, as a second of the same kind may be one with the first
-        self.ended_well(web, signal.SIGINT)
+        self.ended_well(web)
         self.assertEqual(self.rig.count(load.accepted).lost, 0)
 
     def test_zpipe_stops_in_order_and_loses_nothing(self) -> None:
-        """Asked by SIGTERM or SIGINT, alone or with its whole process group, it runs what it has accepted, once."""
+        """Asked by SIGTERM or SIGINT, alone or with its whole process group, it runs what it has accepted, once.
+
+        Without a journal it runs all of it.
+        """
         how = {
             "SIGTERM": (signal.SIGTERM, os.kill),
             "SIGTERM to the group": (signal.SIGTERM, os.killpg),
             "SIGINT to the group": (signal.SIGINT, os.killpg),
         }
-        pipes = {name: self.zpipe(RECORD, twistd=GROUP, workers=2, seconds=0.1) for name in how}
+        pipes = {name: self.zpipe(RECORD, "--no-journal", twistd=GROUP, workers=2, seconds=0.1) for name in how}
         for name, (number, kill) in how.items():
             zpipe = pipes[name]
             self.rig.until_ready(zpipe, 2)
             load = Load(zpipe.port, [b""] * 40).run()
             self.assertEqual(len(load.accepted), 40)
             kill(zpipe.popen.pid, number)
-            self.ended_well(zpipe, number)
+            self.ended_well(zpipe)
             count = self.rig.count(load.accepted)
             self.assertEqual((count.run, count.run_twice), (40, 0), name)
             self.assertEqual(len(self.pids(zpipe)), 2)
@@ -476,6 +612,21 @@ class Stopping(TapCase):
             order = ["leaving: waits", f"(TCP Port {zpipe.port} Closed)", "Main loop terminated"]
             self.assertEqual(sorted(order, key=zpipe.log.index), order)
             self.assertNotIn("Main loop terminated", zpipe.log.split("leaving: waits")[0])
+
+    def test_zpipe_leaves_what_is_not_in_flight_to_its_next_start(self) -> None:
+        """In its journal; nothing is lost, and nothing runs twice."""
+        zpipe = self.zpipe(RECORD, workers=2, seconds=0.1)
+        self.rig.until_ready(zpipe, 2)
+        load = Load(zpipe.port, [b""] * 100).run()
+        zpipe.signal(signal.SIGTERM)
+        self.ended_well(zpipe)
+        left = re.findall(r"(\d+) jobs wait in the journal for the next start\n", zpipe.log)
+        self.assertEqual(left, [str(100 - len(self.rig.record(zpipe.port).ended))])
+        again = self.rig.again(zpipe)
+        count = self.rig.until_all_ran(load.accepted)
+        self.assertEqual((count.run, count.run_twice), (100, 0))
+        again.signal(signal.SIGTERM)
+        self.ended_well(again)
 
 
 class Zpipe(TapCase):

@@ -31,6 +31,7 @@ NDJSON = "content-type: application/x-ndjson"
 class MemoryPipeline:
     """A pipeline that keeps what it takes and runs nothing.
 
+    :ivar keys: the idempotency keys of pushes, and the ids of their jobs.
     :ivar held: None, or a list: then pushes stay pending, and it gets what completes each.
     :ivar error: what every push and question fails with, if anything.
     """
@@ -40,6 +41,8 @@ class MemoryPipeline:
         self.accepting = True
         self.draining = False
         self.ready_workers = 3
+        self.trouble: str | None = None
+        self.keys: dict[str, str] = {}
         self.held: list[Callable[[], None]] | None = None
         self.error: Exception | None = None
         self.statuses: dict[str, JobStatus] = {}
@@ -49,8 +52,15 @@ class MemoryPipeline:
     def bodies(self) -> list[bytes]:
         return [body for body, _ in self.jobs]
 
-    def push(self, body: bytes, headers: Mapping[str, str] | None = None) -> Deferred[str]:
-        return self.push_many([body], headers).addCallback(lambda ids: ids[0])
+    def push(
+        self, body: bytes, headers: Mapping[str, str] | None = None, *, idempotency_key: str | None = None
+    ) -> Deferred[str]:
+        if idempotency_key in self.keys:
+            return succeed(self.keys[idempotency_key])
+        pushed = self.push_many([body], headers).addCallback(lambda ids: ids[0])
+        if idempotency_key is not None and self.error is None:
+            self.keys[idempotency_key] = make_id(7, len(self.jobs))
+        return pushed
 
     def push_many(self, bodies: Iterable[bytes], headers: Mapping[str, str] | None = None) -> Deferred[list[str]]:
         if self.error is not None:
@@ -171,8 +181,10 @@ class WebTestCase(TestCase):
     max_body = 1 << 20
     access_log = False
 
+    make_pipeline: Callable[[], Any] = MemoryPipeline
+
     def setUp(self) -> None:
-        self.pipeline = MemoryPipeline()
+        self.pipeline = self.make_pipeline()
         self.serve(reactor)
 
     def serve(self, clock: Any) -> None:

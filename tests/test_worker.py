@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import zmq
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import formatEvent
 from twisted.python.failure import Failure
 
-from tests.peers import ANY_PORT, Case, HandVentilator, a_while, turns, until
+from tests.faults.rig import free_port
+from tests.peers import ANY_PORT, LIMIT, Case, HandVentilator, a_while, turns, until
 from zpipeline import protocol, upstream
 from zpipeline import worker as module
 from zpipeline.errors import UsageError
-from zpipeline.job import Job
+from zpipeline.job import Job, Reject, RetryLater
 from zpipeline.protocol import Bye, Done, Failed, Json, Ready, Returned, State
 from zpipeline.worker import Worker
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "zpp_worker.py"
 
 
 class Ventilator(HandVentilator):
@@ -28,9 +37,11 @@ class Ventilator(HandVentilator):
         super().__init__(context, worker.address, number)
         self.worker = worker
 
-    async def opens(self, generation: int, session: int, *, window: int | None = None) -> Ready:
+    async def opens(
+        self, generation: int, session: int, *, window: int | None = None, timeout: float | None = None
+    ) -> Ready:
         """HELLO, then wait for READY, and until the worker knows that it has reached the sink, which may be later."""
-        ready = await super().opens(generation, session, window=window)
+        ready = await super().opens(generation, session, window=window, timeout=timeout)
         mine = self.worker._upstreams[self.number]
         await until(lambda: not mine.broken_for, "the worker has reached the sink")
         return ready
@@ -302,7 +313,7 @@ class JobsTests(WorkerCase):
         ventilator.jobs(11, {3: b"a"})
         failed = await ventilator.gets(Failed)
         self.assertEqual((failed.session, failed.sequence, failed.kind), (11, 3, protocol.RETRY))
-        self.assertEqual((failed.reason, failed.delay), ("ValueError: too\nsmall", protocol.NO_DELAY))
+        self.assertEqual((failed.reason, failed.delay), ("ValueError: too small", protocol.NO_DELAY))
         self.assertIn("crop_picture", failed.traceback)
         await self.answers_after_failure(ventilator)
 
@@ -379,6 +390,214 @@ class JobsTests(WorkerCase):
         ventilator.jobs(11, dict.fromkeys(range(20), b""))
         await ventilator.has_done(*range(20))
         self.assertEqual(sorted(ventilator.done), list(range(20)))
+
+
+class FailureTests(WorkerCase):
+    """What a handler raises, and what takes too long."""
+
+    def ways(self, error: BaseException) -> list[tuple[Callable[[Job], Any], int]]:
+        """Handlers that raise this in each way that there is, and in how many threads they are run."""
+
+        def plain(job: Job) -> None:
+            raise error
+
+        async def coroutine(job: Job) -> None:
+            raise error
+
+        def deferred(job: Job) -> Deferred[None]:
+            return fail(error)
+
+        return [(plain, 0), (coroutine, 0), (deferred, 0), (plain, 1)]
+
+    async def failures_of(self, error: BaseException) -> list[Failed]:
+        """What is reported when a handler raises this in each way that there is."""
+        found = []
+        for handler, threads in self.ways(error):
+            ventilator = self.ventilator(self.start(handler, threads=threads))
+            await ventilator.opens(1, 11)
+            ventilator.jobs(11, {1: b"a"})
+            found.append(await ventilator.gets(Failed))
+        return found
+
+    def logged_at(self, part: str) -> set[str]:
+        """At which levels lines with this in them were logged."""
+        return {event["log_level"].name for event in self.events if part in formatEvent(event)}
+
+    async def test_reject_is_reported_so_with_its_reason(self) -> None:
+        class NoSuchPhoto(Reject):
+            pass
+
+        for error in (Reject("there is no\nsuch photo"), NoSuchPhoto("there is no such photo")):
+            for failed in await self.failures_of(error):
+                self.assertEqual((failed.session, failed.sequence, failed.kind), (11, 1, protocol.REJECT))
+                self.assertEqual((failed.delay, failed.reason), (protocol.NO_DELAY, "there is no such photo"))
+        lines = self.log_lines("is rejected: there is no such photo")
+        self.assertEqual(lines, [f"job {7:016x}{1:016x} is rejected: there is no such photo"] * 8)
+        self.assertEqual(self.logged_at("is rejected"), {"info"})
+        self.assertEqual(self.log_lines("failed"), [])
+
+    async def test_reject_without_a_reason_still_names_one(self) -> None:
+        self.assertEqual({failed.reason for failed in await self.failures_of(Reject())}, {"Reject"})
+
+    async def test_retry_later_is_reported_with_its_delay(self) -> None:
+        for failed in await self.failures_of(RetryLater(90, "the bank is closed")):
+            self.assertEqual((failed.kind, failed.delay), (protocol.RETRY, 90.0))
+            self.assertEqual(failed.reason, "the bank is closed")
+        lines = self.log_lines("is put off")
+        self.assertEqual(lines, [f"job {7:016x}{1:016x} is put off for 90.0 seconds: the bank is closed"] * 4)
+        self.assertEqual(self.logged_at("is put off"), {"info"})
+        self.assertEqual(self.log_lines("failed"), [])
+
+    async def test_retry_later_without_a_delay_is_at_once(self) -> None:
+        self.assertEqual({failed.delay for failed in await self.failures_of(RetryLater(0))}, {0.0})
+
+    async def test_anything_else_is_reported_to_be_tried_again_when_the_ventilator_likes(self) -> None:
+        for failed in await self.failures_of(ValueError("no")):
+            self.assertEqual((failed.kind, failed.delay), (protocol.RETRY, protocol.NO_DELAY))
+            self.assertEqual(failed.reason, "ValueError: no")
+            self.assertIn("ValueError: no", failed.traceback)
+        self.assertEqual(self.logged_at("failed: ValueError: no"), {"warn"})
+
+    async def test_an_attempt_that_takes_longer_than_the_session_allows_has_failed(self) -> None:
+        worker = self.start(self.holds, concurrency=3)
+        ventilator = self.ventilator(worker)
+        await ventilator.opens(1, 11, timeout=0.2)
+        ventilator.jobs(11, {1: b"a"})
+        failed = await ventilator.gets(Failed)
+        self.assertEqual((failed.session, failed.sequence), (11, 1))
+        self.assertEqual((failed.kind, failed.delay), (protocol.RETRY, protocol.NO_DELAY))
+        self.assertEqual(failed.reason, "timed out after 0.2 seconds")
+        self.assertIn("in holds", failed.traceback)
+        self.assertTrue(self.log_lines("failed: timed out after 0.2 seconds"))
+
+    async def test_the_next_attempt_is_run_and_what_comes_of_the_first_is_disregarded(self) -> None:
+        ends = [threading.Event(), threading.Event()]
+        for end in ends:
+            self.addCleanup(end.set)
+
+        def handler(job: Job) -> int:
+            ends[job.attempt - 1].wait(30)
+            return job.attempt
+
+        worker = self.start(handler, threads=2)
+        ventilator = self.ventilator(worker)
+        await ventilator.opens(1, 11, timeout=1.0)
+        ventilator.jobs(11, {1: b"a"})
+        await ventilator.gets(Failed)
+        ends[1].set()
+        ventilator.jobs(11, {1: b"a"}, attempt=2)
+        await ventilator.has_done(1)
+        self.assertEqual(ventilator.have(Done)[0].results, (Json(2),))
+        ends[0].set()
+        await until(lambda: worker._runner.idle)
+        await turns()
+        self.assertEqual((ventilator.done, len(ventilator.have(Failed))), ([1], 1))
+
+    async def test_a_job_keeps_the_timeout_of_the_session_that_it_came_in(self) -> None:
+        worker = self.start(self.holds, concurrency=3)
+        ventilator, other = self.ventilator(worker, 1), self.ventilator(worker, 2)
+        await ventilator.opens(1, 11)
+        ventilator.jobs(11, {1: b"a"})
+        await self.runs(1)
+        await ventilator.opens(2, 22, timeout=0.05)
+        await other.opens(1, 33)
+        ventilator.jobs(22, {2: b"b"})
+        other.jobs(33, {1: b"c"})
+        self.assertEqual((await ventilator.gets(Failed)).sequence, 2)
+        self.held[b"a"].callback(None)
+        self.held[b"c"].callback(None)
+        await ventilator.has_done(1)
+        await other.has_done(1)
+
+    async def test_a_plain_handler_that_blocked_for_longer_is_done(self) -> None:
+        worker = self.start(lambda job: time.sleep(0.1))
+        ventilator = self.ventilator(worker)
+        await ventilator.opens(1, 11, timeout=0.01)
+        ventilator.jobs(11, {1: b"a"})
+        await ventilator.has_done(1)
+        self.assertEqual(ventilator.have(Failed), [])
+
+    async def test_where_all_places_are_taken_by_what_timed_out_it_says_so_and_gives_back_the_rest(self) -> None:
+        end = threading.Event()
+        self.addCleanup(end.set)
+        worker = self.start(lambda job: end.wait(30) if job.body == b"a" else None, threads=1)
+        ventilator = self.ventilator(worker)
+        await ventilator.opens(1, 11, timeout=0.1)
+        ventilator.jobs(11, {1: b"a", 2: b"b"})
+        self.assertEqual(list((await ventilator.gets(Returned)).sequences), [2])
+        self.assertEqual(len(self.log_lines("nothing more runs here until one of 1 jobs that timed out has ended")), 1)
+        end.set()
+        await until(lambda: worker._runner.idle)
+        await self.answers(ventilator, 11, 3)
+
+    async def test_plain_jobs_have_no_timeout_and_are_logged_whatever_they_raise(self) -> None:
+        async def handler(job: Job) -> None:
+            if job.body == b"reject":
+                raise Reject("never")
+            if job.body == b"later":
+                raise RetryLater(5)
+            await self.hold(job)
+
+        worker = self.start(handler)
+        ventilator = self.ventilator(worker)
+        await ventilator.opens(1, 11, timeout=0.05)
+        for body in (b"reject", b"later", b"long"):
+            ventilator.send([body])
+        await self.runs(1)
+        ventilator.jobs(11, {1: b"bounded"})
+        await ventilator.gets(Failed)
+        self.held[b"long"].callback(None)
+        await until(lambda: worker._runner.idle)
+        lines = self.log_lines("plain job")
+        self.assertEqual(len(lines), 2)
+        self.assertIn("Reject: never", lines[0])
+        self.assertIn("RetryLater: asks to be tried again in 5 seconds", lines[1])
+        self.assertEqual([failed.sequence for failed in ventilator.have(Failed)], [1])
+
+
+class ExampleTests(Case):
+    """examples/zpp_worker.py, a process: it knows failures, delays and timeouts too."""
+
+    def start(self, *, seconds: float) -> HandVentilator:
+        port = free_port()
+        command = [sys.executable, EXAMPLE, str(port), os.devnull, str(seconds)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return HandVentilator(self.context, f"tcp://127.0.0.1:{port}")
+
+    async def test_it_reports_how_a_job_failed(self) -> None:
+        ventilator = self.start(seconds=0)
+        await ventilator.opens(1, 11, window=10)
+        ventilator.jobs(11, {1: b"fail", 2: b"reject", 3: b"later 2.5", 4: b"fine"})
+        await ventilator.has_done(4)
+        await ventilator.gets(Failed, 3)
+        failed = [(f.session, f.sequence, f.kind, f.delay) for f in ventilator.have(Failed)]
+        expected = [(11, 1, protocol.RETRY, -1.0), (11, 2, protocol.REJECT, -1.0), (11, 3, protocol.RETRY, 2.5)]
+        self.assertEqual(failed, expected)
+        reasons = [f.reason for f in ventilator.have(Failed)]
+        self.assertEqual(reasons, ["ValueError: as it was told to", "Reject: as it was told to", "as it was told to"])
+        self.assertIn("in handler", ventilator.have(Failed)[0].traceback)
+        self.assertEqual(ventilator.done, [4])
+
+    async def test_it_interrupts_what_takes_longer_than_the_session_allows(self) -> None:
+        ventilator = self.start(seconds=LIMIT * 2)
+        await ventilator.opens(1, 11, timeout=0.2)
+        ventilator.jobs(11, {1: b"a"})
+        failed = await ventilator.gets(Failed)
+        self.assertEqual((failed.sequence, failed.kind, failed.delay), (1, protocol.RETRY, protocol.NO_DELAY))
+        self.assertEqual(failed.reason, "timed out after 0.2 seconds")
+        ventilator.jobs(11, {1: b"a"}, attempt=2)
+        await ventilator.gets(Failed, 2)
+        self.assertEqual(ventilator.done, [])
+
+    async def test_without_a_timeout_it_interrupts_nothing(self) -> None:
+        ventilator = self.start(seconds=0.3)
+        await ventilator.opens(1, 11, timeout=0.1)
+        await ventilator.opens(2, 22)
+        ventilator.jobs(22, {1: b"a"})
+        await ventilator.has_done(1)
+        self.assertEqual(ventilator.have(Failed), [])
 
 
 class SinkCutTests(WorkerCase):

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
         Draining,
         Full,
         HandlerError,
+        JournalError,
+        JournalFull,
+        KeyReused,
+        KeysFull,
         ProtocolError,
         Refused,
         TooLarge,
         UsageError,
         ZpipelineError,
     )
-    from zpipeline.job import Job, JobStatus
+    from zpipeline.job import DeadLetter, DeadLetterSummary, Job, JobStatus, Reject, RetryLater
     from zpipeline.pipeline import Pipeline
     from zpipeline.worker import Worker
 
@@ -31,6 +35,10 @@ _HOMES = {
     "Worker": "worker",
     "Job": "job",
     "JobStatus": "job",
+    "DeadLetter": "job",
+    "DeadLetterSummary": "job",
+    "Reject": "job",
+    "RetryLater": "job",
     "ZpipelineError": "errors",
     "UsageError": "errors",
     "HandlerError": "errors",
@@ -39,17 +47,29 @@ _HOMES = {
     "Full": "errors",
     "Draining": "errors",
     "TooLarge": "errors",
+    "KeyReused": "errors",
+    "KeysFull": "errors",
+    "JournalError": "errors",
+    "JournalFull": "errors",
 }
 
 __all__ = [
+    "DeadLetter",
+    "DeadLetterSummary",
     "Draining",
     "Full",
     "HandlerError",
     "Job",
     "JobStatus",
+    "JournalError",
+    "JournalFull",
+    "KeyReused",
+    "KeysFull",
     "Pipeline",
     "ProtocolError",
     "Refused",
+    "Reject",
+    "RetryLater",
     "TooLarge",
     "UsageError",
     "Worker",

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from zpipeline._version import __version__
+from zpipeline.dead import command as dead
 from zpipeline.demo import command as demo
 
 _DESCRIPTION = "What helps around a pipeline. The pipeline itself is run by twistd ('twistd zpipe --help')."
 
-_COMMANDS = {"demo": demo}
+_COMMANDS = {"demo": demo, "dead": dead}
 
 
 class _Parser(ArgumentParser):

@@ -1,5 +1,7 @@
 """Who gets which job, and what happens when one is lost. Pure: no sockets, no Twisted, no clock.
 
+`now` is a time of the monotonic clock; `at` is one in seconds since the epoch: what outlives the process is told by it.
+
 The rules that this module keeps:
 
 1. Round-robin over the ready workers that have room in their window. While no window is full, the
@@ -7,119 +9,107 @@ The rules that this module keeps:
 2. A window is a number of jobs (`zpipeline.window`) and of bytes (`WINDOW_BYTES`); a worker that has nothing in flight
    always has room for one job.
 3. No worker has room: jobs wait, in the order of their acceptance.
-4. The bounds on unsettled jobs are reached: `accept` raises `Full`, and takes nothing.
-5. A session is lost: its jobs go back to the front, in order, at once.
+4. A session is lost: its jobs wait for the verdict on its process. If that is not proven dead, they go back to the
+   front, in order. If it is, they are suspects (`zpipeline.suspects`): each group alone on one worker, on the
+   longest-lived workers first, on at most half of those that are ready, and on one at least.
+5. A handler fails: the job waits for its next attempt (`zpipeline.retries`), and is dead after the last.
 6. DONE settles a job that is not settled yet, whichever of this ventilator's sessions it comes from: the work is
    done. FAILED and RETURNED count only for the delivery that is in flight. All else is counted in `late`.
 7. Without faults no job is handed out twice.
+8. With a timeout, a session that has jobs in flight, and for the timeout and `GRACE` seconds settles none and
+   gives none back, is overdue: its jobs are suspects, and one that was there alone has failed.
 
-A job is in exactly one place: waiting (`holder` is None), in flight in one session (its `holder`), or settled
-and no longer known here. Everything that must be decided about a job that was not simply done is decided in
-`_fail` and `_take_back`.
+A job is in exactly one place: waiting (fresh, back, in a group of suspects, or for its next attempt), in flight in one
+session (its `holder`), of a lost session whose verdict is awaited, or settled and no longer known here. Those that were
+never handed out, and those that wait for their next attempt, may also be in the store alone.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from heapq import heappop, heappush
 
-from zpipeline.errors import Full
+from attrs import frozen
+
+from zpipeline.entry import Entry, Session
+from zpipeline.retries import Key, Policy, Retries
+from zpipeline.suspects import MAX_STRIKES, Suspects
 from zpipeline.window import Window
 
 WINDOW_BYTES = 64 << 20
 
+#: How long a job that was struck waits, for each of its strikes, in seconds: its worker can be started again by then.
+STRIKE_REST = 2.0
 
-class Entry:
-    """One unsettled job.
+#: How much longer than the timeout a worker may take to report, in seconds.
+GRACE = 5.0
 
-    :ivar headers: as they travel, see `zpipeline.job.encode_headers`.
-    :ivar holder: the session that it is in flight in; None while it waits.
-    :ivar settled_at: when it was settled, in seconds since the epoch; None before.
-    :ivar error: why it is dead; None where it is not.
+
+class Fate(Enum):
+    """What became of the process of a session that was lost."""
+
+    UNREACHABLE = "it may be alive"
+    DEAD = "it is proven dead"
+    OVERDUE = "it is held up by a handler"
+
+
+@frozen
+class FailedAttempt:
+    """An attempt that failed.
+
+    :ivar is_final: there is to be no other.
+    :ivar delay: seconds before the next one; None leaves it to the policy.
     """
 
-    __slots__ = ("accepted_at", "attempt", "body", "error", "headers", "holder", "sequence", "settled_at")
-
-    def __init__(self, sequence: int, body: bytes, headers: bytes, accepted_at: float) -> None:
-        self.sequence = sequence
-        self.body = body
-        self.headers = headers
-        self.accepted_at = accepted_at
-        self.attempt = 1
-        self.holder: Session | None = None
-        self.settled_at: float | None = None
-        self.error: str | None = None
-
-    def __lt__(self, other: Entry) -> bool:
-        return self.sequence < other.sequence
-
-
-class Session:
-    """One ready worker.
-
-    :ivar in_flight: its jobs, by sequence number.
-    :ivar leaving: it gets nothing new: it has said BYE.
-    :ivar paused: it gets nothing new for now: its socket takes nothing.
-    :ivar reports: messages of DONE, FAILED and RETURNED that have come in this session.
-    """
-
-    __slots__ = ("bytes", "in_flight", "leaving", "number", "paused", "reports", "window")
-
-    def __init__(self, number: int, window: Window) -> None:
-        self.number = number
-        self.window = window
-        self.in_flight: dict[int, Entry] = {}
-        self.bytes = 0
-        self.leaving = False
-        self.paused = False
-        self.reports = 0
+    reason: str
+    is_final: bool = False
+    delay: float | None = None
 
 
 class Dispatcher:
-    """All unsettled jobs and all ready workers of one ventilator.
+    """The jobs in memory and all ready workers of one ventilator.
 
-    :param max_pending: how many unsettled jobs there may be.
-    :param max_bytes: how many bytes their bodies may have together.
+    :param policy: what becomes of jobs whose handlers fail.
     :param window: jobs in flight at each worker; None lets each window size itself.
+    :param bounded: whether jobs that wait for another attempt may be left to the store when they are many.
     """
 
-    def __init__(self, *, max_pending: int, max_bytes: int, window: int | None = None) -> None:
-        self.max_pending = max_pending
-        self.max_bytes = max_bytes
-        self.window = window
-        self.bytes = 0
+    def __init__(self, policy: Policy, *, window: int | None = None, bounded: bool = False) -> None:
+        self.policy = policy
         self.late = 0
+        self.fresh_bytes = 0
+        self.retries = Retries(bounded=bounded)
+        self._fixed_window = window
         self._entries: dict[int, Entry] = {}
         self._fresh: deque[Entry] = deque()  # never handed out, in order
-        self._back: list[Entry] = []  # handed out once: a heap, all of it before the fresh ones
+        self._back: list[Entry] = []  # handed out before: a heap, all of it before the fresh ones
+        self._suspects = Suspects()
+        self._awaiting: dict[int, Session] = {}  # lost sessions, until their verdicts
         self._sessions: dict[int, Session] = {}
-        self._ring: list[Session] = []  # those that may get jobs; the next in turn is the first
+        self._ring: list[Session] = []  # those that may get ordinary jobs; the next in turn is the first
 
     # What is known
 
     @property
-    def pending(self) -> int:
-        """How many jobs are unsettled."""
-        return len(self._entries)
+    def fresh(self) -> int:
+        """How many jobs are in memory that were never handed out."""
+        return len(self._fresh)
 
     @property
     def in_flight(self) -> int:
-        """How many jobs are at workers."""
-        return sum(len(session.in_flight) for session in self._sessions.values())
+        """How many jobs are at workers, or were until a moment ago, and it is not known what became of them."""
+        sessions = (*self._sessions.values(), *self._awaiting.values())
+        return sum(len(session.in_flight) for session in sessions)
 
     @property
     def ready_workers(self) -> int:
         """How many workers take part: ready, and not leaving."""
         return sum(not session.leaving for session in self._sessions.values())
 
-    @property
-    def full(self) -> bool:
-        """Whether one more job would be one too many."""
-        return self.pending >= self.max_pending or self.bytes >= self.max_bytes
-
     def entry(self, sequence: int) -> Entry | None:
-        """The unsettled job of that number."""
+        """The unsettled job of that number, if it is in memory."""
         return self._entries.get(sequence)
 
     def session(self, number: int) -> Session | None:
@@ -128,59 +118,93 @@ class Dispatcher:
 
     # Jobs come
 
-    def accept(self, entries: Sequence[Entry]) -> None:
-        """Take these jobs, whose numbers are higher than any before: all of them or none.
-
-        :raises Full: rule 4.
-        """
-        size = sum([len(entry.body) for entry in entries])
-        if self.pending + len(entries) > self.max_pending:
-            raise Full(f"{self.pending} jobs are unsettled, and {self.max_pending} may be: try again later")
-        if self.bytes + size > self.max_bytes:
-            raise Full(f"unsettled jobs hold {self.bytes} bytes, and may hold {self.max_bytes}: try again later")
-        self.bytes += size
-        self._fresh.extend(entries)
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Take these jobs, whose numbers are higher than those of any that were added so before."""
         for entry in entries:
             self._entries[entry.sequence] = entry
+            self.fresh_bytes += len(entry.body)
+        self._fresh.extend(entries)
+
+    def add_retry(self, entry: Entry) -> None:
+        """Take a job that waits for its `due` time."""
+        self._entries[entry.sequence] = entry
+        for dropped in self.retries.add(entry):
+            del self._entries[dropped.sequence]
+
+    def add_retries(self, page: Sequence[Entry], last: Key | None) -> None:
+        """Take a page that `retries` has asked for. See `zpipeline.retries.Retries.add_page`."""
+        new = [entry for entry in page if entry.sequence not in self._entries]
+        for entry in new:
+            self._entries[entry.sequence] = entry
+        self.retries.add_page(new, last)
 
     # Workers come and go
 
-    def ready(self, number: int, concurrency: int) -> Session:
-        """A worker takes part from now on, after all others in turn."""
-        session = self._sessions[number] = Session(number, Window(concurrency, self.window))
+    def ready(self, number: int, concurrency: int, now: float, since: float | None = None) -> Session:
+        """A worker takes part from now on, after all others in turn.
+
+        :param since: when its process was first ready; None for now.
+        """
+        session = Session(number, Window(concurrency, self._fixed_window), now if since is None else since)
+        session.progress_at = now
+        self._sessions[number] = session
         self._ring.append(session)
         return session
 
     def leave(self, session: Session) -> None:
         """The worker gets nothing new, and keeps what is in flight."""
-        if not session.leaving:
-            session.leaving = True
-            if not session.paused:
-                self._ring.remove(session)
+        session.leaving = True
+        self._arrange(session)
 
     def pause(self, session: Session, paused: bool) -> None:
         """Its socket takes nothing for now, or takes something again."""
-        if paused != session.paused:
-            session.paused = paused
-            if not session.leaving:
-                (self._ring.remove if paused else self._ring.append)(session)
+        session.paused = paused
+        self._arrange(session)
 
     def lose(self, session: Session) -> int:
-        """Rule 5. How many jobs go back to the front."""
-        if not session.leaving and not session.paused:
-            self._ring.remove(session)
+        """A session is over; `verdict` must follow. How many jobs were in flight."""
         del self._sessions[session.number]
-        lost = list(session.in_flight.values())
+        if session in self._ring:
+            self._ring.remove(session)
+        self._awaiting[session.number] = session
+        return len(session.in_flight)
+
+    def verdict(self, number: int, fate: Fate, at: float) -> Entry | None:
+        """Rules 4 and 8: what became of the process of that lost session.
+
+        A worker that was leaving by itself is not suspected of having died of what it had.
+
+        :returns: the job that was there alone, if that counts against it: it is struck, has failed, or is dead.
+        """
+        session = self._awaiting.pop(number)
+        lost = sorted(session.in_flight.values())
         for entry in lost:
-            self._take_back(entry)
-        return len(lost)
+            entry.holder = None
+        if fate is Fate.UNREACHABLE or session.leaving or not lost:
+            self._take_back(session, lost)
+            return None
+        if len(lost) > 1:
+            self._suspects.cut(lost)
+            return None
+        entry = lost[0]
+        if fate is Fate.DEAD:
+            self._strike(entry, at)
+        else:
+            self._fail(entry, FailedAttempt("timed out: the handler holds up its worker"), at)
+        return entry
 
     # Jobs go out
 
-    def assign(self, now: float) -> list[tuple[Session, list[Entry]]]:
-        """Rules 1 to 3: who gets what, now. What is returned counts as in flight."""
+    def assign(self, now: float, at: float) -> list[tuple[Session, list[Entry]]]:
+        """Rules 1 to 4: who gets what, now. What is returned counts as in flight."""
+        for due in self.retries.take_due(at):
+            due.due = None
+            if due.strikes:
+                self._suspects.again([due])
+            else:
+                heappush(self._back, due)
+        given = self._assign_suspects(now)
         turn = deque([(session, session.window.size(now)) for session in self._ring])
-        given: dict[Session, list[Entry]] = {}
         last: Session | None = None
         passed = 0  # workers in a row that have no room for the bytes of this job, and may have it for the next
         while passed < len(turn):
@@ -203,10 +227,10 @@ class Dispatcher:
             if batch is None:
                 batch = given[session] = []
                 session.window.sent(entry.sequence, len(in_flight), now)
+                if not in_flight:
+                    session.progress_at = now
             batch.append(entry)
-            entry.holder = session
-            in_flight[entry.sequence] = entry
-            session.bytes += len(entry.body)
+            _hold(session, entry)
             last = session
             turn.rotate(-1)
         if last is not None:
@@ -214,13 +238,40 @@ class Dispatcher:
             self._ring = self._ring[following:] + self._ring[:following]
         return list(given.items())
 
+    def _assign_suspects(self, now: float) -> dict[Session, list[Entry]]:
+        """Reserve workers for the groups that wait, and give each that is empty its group."""
+        given: dict[Session, list[Entry]] = {}
+        reserved = [session for session in self._sessions.values() if session.reserved and not session.leaving]
+        if not (self._suspects or reserved):
+            return given
+        wanted = min(max(1, self.ready_workers // 2), len(self._suspects) + len(reserved))
+        free = sorted(self._ring, key=lambda session: session.since)
+        for session in free[: max(0, wanted - len(reserved))]:
+            session.reserved = True
+            self._arrange(session)
+            reserved.append(session)
+        surplus = len(reserved) - wanted  # of the others, too many have gone
+        for session in reserved:
+            if session.in_flight or session.paused:
+                continue
+            group = self._suspects.next() if surplus <= 0 else []
+            session.has_suspects = session.reserved = bool(group)
+            if not group:
+                surplus -= 1
+                self._arrange(session)
+                continue
+            for entry in group:
+                _hold(session, entry)
+            session.progress_at = now
+            given[session] = group
+        return given
+
     # Reports come
 
     def done(self, session: Session | None, sequences: Iterable[int], now: float, at: float) -> list[Entry]:
-        """Rule 6: which jobs this settles.
+        """Rule 6: which jobs this settles; `late` counts the others.
 
         :param session: the one that reports; None when it was lost since.
-        :param at: the time of settlement, in seconds since the epoch.
         """
         settled = []
         here = 0
@@ -232,76 +283,117 @@ class Dispatcher:
             if entry.holder is not None:
                 if entry.holder is session:
                     here += 1
-                self._release(entry)
-            self._settle(entry, at)
+                _release(entry)
+            entry.error = None
+            entry.settled_at = at
             settled.append(entry)
         if session is not None:
             session.reports += 1
             if here:
+                session.progress_at = now
                 session.window.settled(here, session.in_flight, now)
         return settled
 
-    def failed(self, session: Session | None, sequence: int, reason: str, now: float, at: float) -> Entry | None:
-        """The handler of this job failed: the job, if that settles it."""
-        entry = self._reported(session, sequence)
+    def failed(
+        self, session: Session | None, sequence: int, failure: FailedAttempt, now: float, at: float
+    ) -> Entry | None:
+        """Rule 5: the handler of this job failed. The job, if that counts: it is dead, or due again."""
+        if session is not None:
+            session.reports += 1
+        entry = self._take_from(session, sequence)
         if entry is None or session is None:
             return None
-        self._release(entry)
+        session.progress_at = now
         session.window.settled(1, session.in_flight, now)
-        return self._fail(entry, reason, at)
+        self._fail(entry, failure, at)
+        return entry
 
-    def returned(self, session: Session | None, sequences: Iterable[int]) -> int:
+    def returned(self, session: Session | None, sequences: Iterable[int], now: float) -> int:
         """The worker gives these back, not begun: how many wait again."""
         if session is not None:
             session.reports += 1
             session.window.given_back()
-        back = 0
-        for sequence in sequences:
-            entry = self._entries.get(sequence)
-            if entry is None or session is None or entry.holder is not session:
-                self.late += 1
-                continue
-            self._release(entry)
-            self._take_back(entry)
-            back += 1
-        return back
+        reported = [self._take_from(session, sequence) for sequence in sequences]
+        back = [entry for entry in reported if entry is not None]
+        if session is not None and back:
+            session.progress_at = now
+            self._take_back(session, sorted(back))
+        return len(back)
 
     def state(self, session: Session, concurrency: int, sent: int) -> bool:
         """What the worker counts: False when reports of this session went missing on their way."""
         session.window.concurrency = concurrency
         return sent <= session.reports
 
+    # What time brings
+
+    def overdue(self, now: float) -> list[Session]:
+        """Rule 8: sessions that hold jobs for too long."""
+        if self.policy.timeout is None:
+            return []
+        since = now - self.policy.timeout - GRACE
+        return [s for s in self._sessions.values() if s.in_flight and s.progress_at <= since]
+
+    def next_deadline(self, now: float, at: float) -> float | None:
+        """In how many seconds there is something to do, if nothing comes; None for never."""
+        waits = []
+        if self.retries.next_due is not None:
+            waits.append(self.retries.next_due - at)
+        if self.policy.timeout is not None:
+            longest = self.policy.timeout + GRACE
+            waits += [s.progress_at + longest - now for s in self._sessions.values() if s.in_flight]
+        return max(0.0, min(waits)) if waits else None
+
     # What happens to a job
 
-    def _reported(self, session: Session | None, sequence: int) -> Entry | None:
-        if session is not None:
-            session.reports += 1
+    def _strike(self, entry: Entry, at: float) -> None:
+        entry.strikes += 1
+        entry.error = f"worker processes that died while it was there alone: {entry.strikes}"
+        if entry.strikes >= MAX_STRIKES:
+            self._die(entry, at)
+        else:
+            entry.due = at + STRIKE_REST * entry.strikes
+            self.add_retry(entry)
+
+    def _fail(self, entry: Entry, failure: FailedAttempt, at: float) -> None:
+        entry.error = failure.reason
+        if failure.is_final or entry.attempt >= self.policy.attempts:
+            self._die(entry, at)
+            return
+        delay = self.policy.delay(entry.attempt) if failure.delay is None else failure.delay
+        entry.attempt += 1
+        entry.due = at + delay
+        self.add_retry(entry)
+
+    def _die(self, entry: Entry, at: float) -> None:
+        entry.is_dead = True
+        entry.settled_at = at
+        del self._entries[entry.sequence]
+
+    def _take_from(self, session: Session | None, sequence: int) -> Entry | None:
+        """The job of that number, in flight no longer, if it was in flight in that session; else `late` counts it."""
         entry = self._entries.get(sequence)
         if entry is None or session is None or entry.holder is not session:
             self.late += 1
             return None
+        _release(entry)
         return entry
 
-    def _fail(self, entry: Entry, reason: str, at: float) -> Entry:
-        entry.error = reason
-        del self._entries[entry.sequence]
-        self._settle(entry, at)
-        return entry
+    def _take_back(self, session: Session, entries: list[Entry]) -> None:
+        """They go out again, as soon as there is room; suspects go on being suspects."""
+        if session.has_suspects and entries:
+            self._suspects.again(entries)
+        else:
+            for entry in entries:
+                heappush(self._back, entry)
 
-    def _settle(self, entry: Entry, at: float) -> None:
-        self.bytes -= len(entry.body)
-        entry.settled_at = at
-
-    def _release(self, entry: Entry) -> None:
-        session = entry.holder
-        assert session is not None
-        del session.in_flight[entry.sequence]
-        session.bytes -= len(entry.body)
-        entry.holder = None
-
-    def _take_back(self, entry: Entry) -> None:
-        entry.holder = None
-        heappush(self._back, entry)
+    def _arrange(self, session: Session) -> None:
+        """Whether the session is in the ring follows from its flags."""
+        belongs = not (session.leaving or session.paused or session.reserved)
+        if belongs and session not in self._ring:
+            self._ring.append(session)
+        elif not belongs and session in self._ring:
+            self._ring.remove(session)
 
     def _peek(self) -> Entry | None:
         """The job that waits longest."""
@@ -316,4 +408,20 @@ class Dispatcher:
         if self._back:
             heappop(self._back)
         else:
-            self._fresh.popleft()
+            self.fresh_bytes -= len(self._fresh.popleft().body)
+
+
+def _hold(session: Session, entry: Entry) -> None:
+    """From now on it is in flight there."""
+    entry.holder = session
+    session.in_flight[entry.sequence] = entry
+    session.bytes += len(entry.body)
+
+
+def _release(entry: Entry) -> None:
+    """It is in flight no longer."""
+    session = entry.holder
+    assert session is not None
+    del session.in_flight[entry.sequence]
+    session.bytes -= len(entry.body)
+    entry.holder = None

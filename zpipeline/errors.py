@@ -10,6 +10,10 @@ They are one small tree::
             Full            the bound on unsettled jobs is reached
             Draining        the pipeline is being stopped
             TooLarge        a body is over the limit
+            KeyReused       an idempotency key was that of another request
+            KeysFull        too many idempotency keys are kept
+            JournalError    the journal cannot be written now
+                JournalFull     its disk is full
 """
 
 from __future__ import annotations
@@ -52,3 +56,19 @@ class Draining(Refused):
 
 class TooLarge(Refused):
     """A body is larger than the pipeline takes."""
+
+
+class KeyReused(Refused):
+    """An idempotency key was used for another request before."""
+
+
+class KeysFull(Refused):
+    """As many idempotency keys are kept as may be, and none is forgotten early."""
+
+
+class JournalError(Refused):
+    """The journal cannot be read or written now. Its text names the file and says how to mend it."""
+
+
+class JournalFull(JournalError):
+    """There is no room on the disk of the journal."""

@@ -13,9 +13,11 @@ from twisted.logger import Logger
 
 from zpipeline.errors import HandlerError
 from zpipeline.job import Job
+from zpipeline.text import printable
 
-#: What runs a job. It may be plain, ``async``, or return a Deferred; an exception is a failed attempt; what it
-#: returns (bytes, text or what JSON can hold) is the job's result.
+#: What runs a job. It may be plain, ``async``, or return a Deferred; an exception is a failed attempt
+#: (`zpipeline.Reject` and `zpipeline.RetryLater` say what is to follow); what it returns (bytes, text or what JSON can
+#: hold) is the job's result.
 Handler: TypeAlias = Callable[[Job], Any]
 
 _log = Logger()
@@ -67,5 +69,4 @@ def find_handler(name: str) -> Handler:
 
 def _shown(body: bytes) -> str:
     text = body[:200].decode("utf-8", "backslashreplace")
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return printable if len(body) <= 200 else f"{printable}... ({len(body)} bytes)"
+    return printable(text) if len(body) <= 200 else f"{printable(text)}... ({len(body)} bytes)"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
 from attrs import frozen
 
-from zpipeline.errors import UsageError
+from zpipeline.errors import UsageError, ZpipelineError
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -127,3 +128,62 @@ class JobStatus:
     accepted_at: float
     settled_at: float | None
     error: str | None
+
+
+@frozen
+class DeadLetterSummary:
+    """A job that will not be tried again, unless somebody wants it to be.
+
+    :ivar accepted_at: in seconds since the epoch.
+    :ivar settled_at: when it died, in seconds since the epoch.
+    :ivar attempts: how many attempts there were.
+    :ivar strikes: how many worker processes died while it was there alone.
+    :ivar handler: which handler its last attempt was made by, as the worker names it.
+    :ivar error: why the last attempt failed, one line.
+    :ivar size: of its body, in bytes.
+    """
+
+    id: str
+    accepted_at: float
+    settled_at: float
+    attempts: int
+    strikes: int
+    handler: str
+    error: str
+    size: int
+
+
+@frozen
+class DeadLetter:
+    """All of a job that will not be tried again, unless somebody wants it to be.
+
+    :ivar traceback: of the last attempt; empty where there is none.
+    """
+
+    summary: DeadLetterSummary
+    body: bytes
+    headers: Mapping[str, str]
+    traceback: str
+
+
+class Reject(ZpipelineError):
+    """Raised by a handler: this job will never succeed. It becomes a dead letter at once.
+
+    :param reason: for whoever reads the dead letter.
+    """
+
+
+class RetryLater(ZpipelineError):
+    """Raised by a handler: not now. The attempt has failed, and the next one is made after this time.
+
+    :param seconds: to wait, 0 or more, in place of the backoff.
+    :param reason: for the log, and for whoever reads the dead letter if this was the last attempt.
+    :ivar seconds: as given.
+    :raises UsageError: it is no number of seconds.
+    """
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        if not (isinstance(seconds, int | float) and isfinite(seconds) and seconds >= 0):
+            raise UsageError(f"RetryLater takes a number of seconds, 0 or more, not {seconds!r}")
+        super().__init__(reason or f"asks to be tried again in {seconds:g} seconds")
+        self.seconds = float(seconds)

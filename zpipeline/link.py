@@ -61,6 +61,7 @@ class Link:
     :ivar high_water_mark: how many messages are queued here.
     :ivar silence: why a connection may be there and the deadline not met, for the log.
     :ivar session: the owner's: the number of the session on this connection.
+    :ivar peer: the address and port of the newest try, the host name resolved; None before the first.
     """
 
     reactor: Any
@@ -71,6 +72,7 @@ class Link:
     high_water_mark: int = HIGH_WATER_MARK
     silence: str = ""
     session: int = 0
+    peer: tuple[str, str] | None = None
     state: State = State.STOPPED
     _socket: Push | None = None
     _timer: IDelayedCall | None = None
@@ -145,9 +147,10 @@ class Link:
             self.give_up(f"the host name {host!r} does not resolve")
             return
         self.state = State.CONNECTING
+        self.peer = hosts[self._tries % len(hosts)], port
         self._socket = Push(
             self.factory,
-            make_address(hosts[self._tries % len(hosts)], port),
+            make_address(*self.peer),
             self,
             heartbeats=self.heartbeats,
             high_water_mark=self.high_water_mark,

@@ -1,32 +1,131 @@
-"""What a pipeline remembers of settled jobs, in memory."""
+"""A store in memory: what was accepted is kept for as long as the process lives, with the same promises otherwise."""
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from zpipeline.dispatch import Entry
+from twisted.internet.defer import Deferred, fail, succeed
+
+from zpipeline.entry import Entry
+from zpipeline.errors import Refused
+from zpipeline.retries import Key as Due
+from zpipeline.store import Facts, Key, Letter, Limits, Opened, Selection, Status, StoreOwner, Summary
 
 
-class Settled:
-    """The last jobs that were settled, without their bodies.
+class Memory:
+    """A `zpipeline.store.Store` without a file. Unsettled jobs are with the dispatcher, all of them."""
 
-    :param most: how many; the oldest are forgotten.
-    """
+    holds_all = True
+    trouble = None
+    congested = False
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._entries: OrderedDict[int, Entry] = OrderedDict()
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._ventilator = secrets.randbits(64)
+        self._settled: OrderedDict[int, Status] = OrderedDict()
+        self._dead: dict[int, Letter] = {}
+        self._keys: dict[str, tuple[bytes, int]] = {}
+        self._key_of: dict[int, str] = {}
+        #: Keys whose jobs are settled, and when they expire: the first to expire first.
+        self._expiring: OrderedDict[str, float] = OrderedDict()
 
-    def add(self, entries: Iterable[Entry]) -> None:
-        """Remember these, just settled."""
-        kept = self._entries
-        for entry in entries:
-            entry.body = b""
-            kept[entry.sequence] = entry
-        while len(kept) > self._most:
-            kept.popitem(last=False)
+    def open(self, owner: StoreOwner) -> Opened:
+        """See `zpipeline.store.Store.open`."""
+        return Opened(self._ventilator, 0)
 
-    def get(self, sequence: int) -> Entry | None:
-        """The settled job of that number, if it is remembered."""
-        return self._entries.get(sequence)
+    def accept(self, entries: Sequence[Entry], key: Key | None) -> Deferred[int | None]:
+        """See `zpipeline.store.Store.accept`."""
+        if key is None:
+            return succeed(None)
+        try:
+            return succeed(self._take_key(key, entries[0].sequence))
+        except Refused:
+            return fail()
+
+    def _take_key(self, key: Key, sequence: int) -> int | None:
+        self._forget_keys()
+        if key.name in self._keys:
+            fingerprint, holder = self._keys[key.name]
+            key.check(fingerprint)
+            return holder
+        self._limits.check_keys(len(self._keys))
+        self._keys[key.name] = key.fingerprint, sequence
+        self._key_of[sequence] = key.name
+        return None
+
+    def _forget_keys(self) -> None:
+        now = time.time()
+        while self._expiring and next(iter(self._expiring.values())) < now:
+            name, _ = self._expiring.popitem(last=False)
+            del self._key_of[self._keys.pop(name)[1]]
+
+    def note(self, facts: Facts) -> None:
+        """See `zpipeline.store.Store.note`."""
+        for entry in facts.done:
+            self._settle(entry.sequence, Status("done", entry.attempt, entry.accepted_at, entry.settled_at, None))
+        for letter in facts.dead:
+            dead = letter.summary
+            self._dead[dead.sequence] = letter
+            self._settle(dead.sequence, Status("dead", dead.attempts, dead.accepted_at, dead.settled_at, dead.error))
+
+    def _settle(self, sequence: int, status: Status) -> None:
+        assert status.settled_at is not None
+        self._settled[sequence] = status
+        if len(self._settled) > self._limits.most_settled:
+            self._settled.popitem(last=False)
+        if sequence in self._key_of:
+            self._expiring[self._key_of[sequence]] = status.settled_at + self._limits.keep
+
+    def load(self, after: int, most: int, most_bytes: int) -> Deferred[tuple[list[Entry], bool]]:
+        """See `zpipeline.store.Store.load`: there are none that are not in memory."""
+        return succeed(([], False))
+
+    def load_retries(self, after: Due, most: int, most_bytes: int) -> Deferred[tuple[list[Entry], bool]]:
+        """See `zpipeline.store.Store.load_retries`: there are none that are not in memory."""
+        return succeed(([], False))
+
+    def status(self, sequence: int) -> Deferred[Status | None]:
+        """See `zpipeline.store.Store.status`."""
+        if sequence in self._dead:
+            dead = self._dead[sequence].summary
+            return succeed(Status("dead", dead.attempts, dead.accepted_at, dead.settled_at, dead.error))
+        status = self._settled.get(sequence)
+        if status is not None and status.settled_at is not None and status.settled_at < time.time() - self._limits.keep:
+            status = None
+        return succeed(status)
+
+    def letters(self, after: int, most: int) -> Deferred[list[Summary]]:
+        """See `zpipeline.store.Store.letters`."""
+        return succeed([self._dead[sequence].summary for sequence in sorted(self._dead) if sequence > after][:most])
+
+    def letter(self, sequence: int) -> Deferred[Letter | None]:
+        """See `zpipeline.store.Store.letter`."""
+        return succeed(self._dead.get(sequence))
+
+    def revive(self, selection: Selection, at: float) -> Deferred[tuple[list[Entry], bool]]:
+        """See `zpipeline.store.Store.revive`."""
+        entries = []
+        for letter in sorted(self._dead.values()):
+            dead = letter.summary
+            if (
+                selection.after < dead.sequence <= selection.last
+                and selection.handler in (None, dead.handler)
+                and (selection.error is None or selection.error in dead.error)
+            ):
+                del self._dead[dead.sequence]
+                self._settled.pop(dead.sequence, None)
+                if dead.sequence in self._key_of:
+                    self._expiring.pop(self._key_of[dead.sequence], None)
+                entries.append(Entry(dead.sequence, letter.body, letter.headers, dead.accepted_at, due=at))
+        return succeed((entries, False))
+
+    def drop(self, sequence: int) -> Deferred[bool]:
+        """See `zpipeline.store.Store.drop`."""
+        return succeed(self._dead.pop(sequence, None) is not None)
+
+    def close(self) -> Deferred[int]:
+        """See `zpipeline.store.Store.close`: there is nothing to write."""
+        return succeed(0)

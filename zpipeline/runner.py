@@ -4,6 +4,10 @@ Plain handlers run one after the other in the reactor, for `SLICE` seconds at a 
 reported and the reactor has its turn. Handlers that return Deferreds or coroutines run up to `concurrency` at
 once, and so do those in threads.
 
+An attempt that takes longer than its delivery allows has failed. It is reported so at once, and cancelled if that can
+be; what comes of it later is disregarded. It keeps its place among the `concurrency` for as long as it really runs. A
+plain handler cannot be interrupted: it has blocked the reactor, and what it has done by then is done.
+
 A job that has waited `PATIENCE` seconds says that this worker is slow now: all jobs beyond concurrency + 1
 are given back, the newest, to those who would have kept them waiting (rule 7 of docs/protocol.rst).
 """
@@ -11,25 +15,33 @@ are given back, the newest, to those who would have kept them waiting (rule 7 of
 from __future__ import annotations
 
 import inspect
+import sys
 from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from threading import Thread
+from itertools import takewhile
+from threading import Thread, get_ident
 from time import monotonic
+from traceback import StackSummary, walk_stack
+from types import FrameType
 from typing import Any, Protocol
 
 from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from zpipeline.errors import ZpipelineError
 from zpipeline.handlers import Handler
 from zpipeline.job import Job
 
 SLICE = 0.005
 PATIENCE = 0.1
+
+_log = Logger()
 
 
 class Origin(Protocol):
@@ -69,13 +81,43 @@ class RunnerOwner(Protocol):
 
 @define(eq=False)
 class Delivery:
-    """One job at this worker."""
+    """One job at this worker.
+
+    :ivar timeout: how many seconds its attempt may take; None: any time.
+    """
 
     origin: Origin
     session: int
     sequence: int
     job: Job
     received_at: float
+    timeout: float | None = None
+
+
+class TimedOut(ZpipelineError):
+    """Why an attempt failed that took longer than its delivery allows. It is a reason; nobody raises it.
+
+    :param seconds: that it was allowed.
+    :ivar where: where its handler was then, as a traceback has it; empty where that is not known.
+    """
+
+    def __init__(self, seconds: float, where: str) -> None:
+        super().__init__(f"timed out after {seconds:g} seconds")
+        self.where = where
+
+
+@define(eq=False)
+class _Attempt:
+    """A delivery whose handler is under way: a Deferred, a coroutine, or in a thread."""
+
+    delivery: Delivery
+    outcome: Deferred[Any]
+    where: Callable[[], str]
+    deadline: IDelayedCall | None = None
+
+    @property
+    def key(self) -> tuple[Origin, int]:
+        return self.delivery.origin, self.delivery.sequence
 
 
 class Runner:
@@ -99,7 +141,9 @@ class Runner:
         else:
             self.concurrency = concurrency if _is_coroutine_function(handler) else 1
         self._backlog: deque[Delivery] = deque()
-        self._running: dict[tuple[Origin, int], Delivery] = {}
+        self._running: dict[tuple[Origin, int], _Attempt] = {}
+        self._overdue: set[_Attempt] = set()  # have timed out, and still run
+        self._busy = 0  # how many are in one of these two
         self._reporting: dict[Origin, None] = {}
         self._slice: IDelayedCall | None = None
         self._patience: IDelayedCall | None = None
@@ -109,7 +153,7 @@ class Runner:
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
-        return not self._backlog and not self._running and self._in_handler is None
+        return not self._backlog and not self._busy and self._in_handler is None
 
     def start(self) -> None:
         """Make ready to run."""
@@ -124,17 +168,22 @@ class Runner:
             if call is not None and call.active():
                 call.cancel()
         self._slice = self._patience = None
-        if self._pool is not None and not self._running:
+        for attempt in self._running.values():
+            _forget_deadline(attempt)
+        if self._pool is not None and not self._busy:
             self._pool.stop()
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
-        """Run these, after what waits already. One that runs already, for the same origin, is not run beside itself."""
+        """Run these, after what waits already. One that runs already, for the same origin, is not run beside itself.
+
+        One whose attempt here has timed out is run, beside what still runs of that attempt: this is its next one.
+        """
         for delivery in deliveries:
             running = self._running.get((delivery.origin, delivery.sequence))
             if running is None:
                 self._backlog.append(delivery)
             else:
-                running.session = delivery.session
+                running.delivery.session = delivery.session
         self._go_on()
 
     def drop(self, origin: Origin) -> int:
@@ -146,7 +195,7 @@ class Runner:
     # Running
 
     def _go_on(self) -> None:
-        if self._backlog and self._slice is None and len(self._running) < self.concurrency:
+        if self._backlog and self._slice is None and self._busy < self.concurrency:
             self._slice = self._reactor.callLater(0, self._run_slice)
         if len(self._backlog) > self._keep() and self._patience is None:
             wait = self._backlog[0].received_at + PATIENCE - monotonic()
@@ -156,19 +205,20 @@ class Runner:
         self._owner.before_slice()
         self._give_back()
         self._slice = None
-        deadline = monotonic() + SLICE
-        while self._backlog and len(self._running) < self.concurrency:
-            self._begin(self._backlog.popleft())
-            if monotonic() > deadline:
-                break
+        now = monotonic()
+        deadline = now + SLICE
+        while self._backlog and self._busy < self.concurrency and now <= deadline:
+            self._begin(self._backlog.popleft(), now)
+            now = monotonic()
         self._report()
         self._go_on()
         if self.idle:
             self._owner.became_idle()
 
-    def _begin(self, delivery: Delivery) -> None:
+    def _begin(self, delivery: Delivery, now: float) -> None:
         if self._pool is not None:
-            self._wait_for(delivery, deferToThreadPool(self._reactor, self._pool, self._handler, delivery.job))
+            call = _InThread(self._handler, delivery.job)
+            self._wait_for(delivery, deferToThreadPool(self._reactor, self._pool, call), call.where, now)
             return
         self._in_handler = delivery
         try:
@@ -179,27 +229,59 @@ class Runner:
             if result is None:
                 self._done(delivery, None)
             elif isinstance(result, Deferred):
-                self._wait_for(delivery, result)
+                self._wait_for(delivery, result, _nowhere, now)
             elif inspect.isawaitable(result):
-                self._wait_for(delivery, Deferred.fromCoroutine(_await(result)))
+                self._wait_for(delivery, Deferred.fromCoroutine(_await(result)), partial(_where, result), now)
             else:
                 self._done(delivery, result)
         finally:
             self._in_handler = None
 
-    def _wait_for(self, delivery: Delivery, outcome: Deferred[Any]) -> None:
-        self._running[delivery.origin, delivery.sequence] = delivery
-        outcome.addCallbacks(
-            lambda result: self._done(delivery, result), lambda failure: self._failed(delivery, failure)
-        )
-        outcome.addBoth(self._ended, delivery)
-        still_runs = (delivery.origin, delivery.sequence) in self._running
-        if still_runs and self._pool is None and self.concurrency < self._asynchronous_concurrency:
+    def _wait_for(self, delivery: Delivery, outcome: Deferred[Any], where: Callable[[], str], begun_at: float) -> None:
+        attempt = _Attempt(delivery, outcome, where)
+        self._running[attempt.key] = attempt
+        self._busy += 1
+        outcome.addBoth(self._ended, attempt)
+        if self._running.get(attempt.key) is not attempt:
+            return
+        if delivery.timeout is not None:
+            left = max(0.0, begun_at + delivery.timeout - monotonic())
+            attempt.deadline = self._reactor.callLater(left, self._time_out, attempt)
+        if self._pool is None and self.concurrency < self._asynchronous_concurrency:
             self.concurrency = self._asynchronous_concurrency
             self._owner.concurrency_changed()
 
-    def _ended(self, _: object, delivery: Delivery) -> None:
-        del self._running[delivery.origin, delivery.sequence]
+    def _ended(self, outcome: Any, attempt: _Attempt) -> None:
+        self._busy -= 1
+        if attempt in self._overdue:
+            self._overdue.remove(attempt)
+        else:
+            del self._running[attempt.key]
+            _forget_deadline(attempt)
+            if isinstance(outcome, Failure):
+                self._failed(attempt.delivery, outcome)
+            else:
+                self._done(attempt.delivery, outcome)
+        self._run_soon()
+
+    def _time_out(self, attempt: _Attempt) -> None:
+        delivery = attempt.delivery
+        assert delivery.timeout is not None
+        del self._running[attempt.key]
+        self._overdue.add(attempt)
+        self._failed(delivery, Failure(TimedOut(delivery.timeout, attempt.where())))
+        if not self._threads:  # cancelling what waits for a thread would only hide when that one ends
+            try:
+                attempt.outcome.cancel()
+            except Exception:
+                _log.failure("job {id} timed out, and cancelling it fails", id=delivery.job.id)
+        if len(self._overdue) >= self.concurrency:
+            _log.warn(
+                "nothing more runs here until one of {count} jobs that timed out has ended", count=len(self._overdue)
+            )
+        self._run_soon()
+
+    def _run_soon(self) -> None:
         if self._slice is None and self._in_handler is None:
             # what other Deferreds of this turn do is reported with it
             self._slice = self._reactor.callLater(0, self._run_slice)
@@ -225,7 +307,9 @@ class Runner:
         self._go_on()
 
     def _keep(self) -> int:
-        return max(0, self.concurrency + 1 - len(self._running))
+        if len(self._overdue) >= self.concurrency:
+            return 0  # nothing will be begun here until one of them ends, if ever
+        return max(0, self.concurrency + 1 - self._busy)
 
     def _give_back(self) -> None:
         if not self._backlog or monotonic() < max(self._backlog[0].received_at + PATIENCE, self._patient_until):
@@ -251,6 +335,54 @@ class _DaemonPool(ThreadPool):
     """A pool whose threads end with the process, whatever they are at."""
 
     threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+
+
+class _InThread:
+    """The call of a handler, to be made in a thread."""
+
+    def __init__(self, handler: Handler, job: Job) -> None:
+        self._handler = handler
+        self._job = job
+        self._thread = 0
+
+    def __call__(self) -> Any:
+        self._thread = get_ident()
+        return self._handler(self._job)
+
+    def where(self) -> str:
+        """Where it is."""
+        frame = sys._current_frames().get(self._thread)
+        if frame is None:
+            return ""
+        inner = takewhile(lambda pair: pair[0].f_code is not _InThread.__call__.__code__, walk_stack(frame))
+        return _stack(reversed(list(inner)))
+
+
+def _where(awaitable: object) -> str:
+    """Where a coroutine is, down to what it waits for."""
+
+    def frames() -> Iterator[tuple[FrameType, int]]:
+        inner: Any = awaitable
+        while inspect.iscoroutine(inner) and inner.cr_frame is not None:
+            yield inner.cr_frame, inner.cr_frame.f_lineno
+            inner = inner.cr_await
+
+    return _stack(frames())
+
+
+def _nowhere() -> str:
+    """Of a Deferred nobody knows where it is."""
+    return ""
+
+
+def _stack(frames: Iterator[tuple[FrameType, int]]) -> str:
+    lines = StackSummary.extract(frames).format()
+    return "".join(["Where it was then (most recent call last):\n", *lines]) if lines else ""
+
+
+def _forget_deadline(attempt: _Attempt) -> None:
+    if attempt.deadline is not None and attempt.deadline.active():
+        attempt.deadline.cancel()
 
 
 def _is_coroutine_function(handler: Handler) -> bool:

@@ -15,9 +15,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from zpipeline import protocol
+from zpipeline.job import Reject, RetryLater
 from zpipeline.link import Link
-from zpipeline.runner import Delivery
+from zpipeline.runner import Delivery, TimedOut
 from zpipeline.sockets import LINGER_MS, Factory
+from zpipeline.text import printable
 
 #: A sink that cannot be reached for so long is forgotten: its ventilator has to say HELLO again.
 FORGET_AFTER = 600.0
@@ -47,6 +49,7 @@ class Upstream:
 
     :ivar session: the newest one.
     :ivar generation: of that session.
+    :ivar timeout: how many seconds an attempt may take of a job that comes in it; None: any time.
     :ivar takes_jobs: whether that session has not been given up.
     """
 
@@ -54,6 +57,7 @@ class Upstream:
         self.ventilator = ventilator
         self.generation = -1
         self.session = 0
+        self.timeout: float | None = None
         self.takes_jobs = False
         self.takes_back = True
         self._reactor = reactor
@@ -86,6 +90,7 @@ class Upstream:
         self._broken_since = monotonic()
         self.generation = hello.generation
         self.session = hello.session
+        self.timeout = hello.timeout
         self.takes_jobs = True
         self.takes_back = hello.window is None
         self._received = 0
@@ -140,19 +145,22 @@ class Upstream:
 
     def failed(self, delivery: Delivery, failure: Failure) -> None:
         """Report it with the next `report`."""
-        name, said = type(failure.value).__name__, failure.getErrorMessage()
-        reason = f"{name}: {said}" if said else name
-        log.warn("job {id} failed: {reason}", id=delivery.job.id, reason=reason)
-        self._failed.append(
-            protocol.Failed(
-                delivery.session,
-                delivery.sequence,
-                protocol.RETRY,
-                protocol.NO_DELAY,
-                reason,
-                failure.getTraceback(),
-            )
-        )
+        job_id, error = delivery.job.id, failure.value
+        name, said = type(error).__name__, " ".join(failure.getErrorMessage().split())
+        kind, delay, reason = protocol.RETRY, protocol.NO_DELAY, said or name
+        traceback = error.where if isinstance(error, TimedOut) else failure.getTraceback()
+        if isinstance(error, Reject):
+            kind = protocol.REJECT
+            log.info("job {id} is rejected: {reason}", id=job_id, reason=printable(reason))
+        elif isinstance(error, RetryLater):
+            delay = error.seconds
+            why = printable(reason)
+            log.info("job {id} is put off for {seconds} seconds: {reason}", id=job_id, seconds=delay, reason=why)
+        else:
+            if said and not isinstance(error, TimedOut):
+                reason = f"{name}: {said}"
+            log.warn("job {id} failed: {reason}", id=job_id, reason=printable(reason))
+        self._failed.append(protocol.Failed(delivery.session, delivery.sequence, kind, delay, reason, traceback))
 
     def returned(self, deliveries: list[Delivery]) -> None:
         """Give them back at once."""

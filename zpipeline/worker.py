@@ -25,6 +25,7 @@ from zpipeline.handlers import Handler
 from zpipeline.job import Job
 from zpipeline.runner import Delivery, Runner
 from zpipeline.sockets import Factory, Pull
+from zpipeline.text import printable_lines
 from zpipeline.upstream import Upstream
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:4444"
@@ -208,6 +209,7 @@ class Worker(Service):
                 sequence,
                 Job((upstream.ventilator, sequence), body, headers=headers, attempt=attempt, accepted_at=accepted_at),
                 now,
+                upstream.timeout,
             )
             for sequence, attempt, accepted_at, headers, body in zip(
                 jobs.sequences, jobs.attempts, jobs.accepted_at, jobs.headers, jobs.bodies, strict=True
@@ -299,7 +301,8 @@ class _Plain:
         pass
 
     def failed(self, delivery: Delivery, failure: Failure) -> None:
-        log.error("plain job {id} failed:\n{traceback}", id=delivery.job.id, traceback=failure.getTraceback())
+        where = printable_lines(failure.getTraceback())
+        log.error("plain job {id} failed:\n{traceback}", id=delivery.job.id, traceback=where)
 
     def returned(self, deliveries: list[Delivery]) -> None:
         pass

@@ -1,30 +1,34 @@
 """Handlers that write down what they run, in files of their own: what a test counts.
 
-Each line is one write: ``begin ID BODY`` before a job and ``end ID`` after it. $RECORD is the file.
-A body of digits and a point is the time that its job takes, in seconds; else it is $SECONDS. While there is a file
-named $RECORD.slow, all other jobs take a second.
+Each line is one write: ``TIME begin ID BODY`` before a job and ``TIME end ID`` after it, the time by the monotonic
+clock. $RECORD is the file. `tests.faults.bodies` says what bodies make them do. A job takes $SECONDS, unless its body
+says otherwise; while there is a file named $RECORD.slow, a second.
 """
 
 import os
 import time
 
-_file = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-_slow = os.environ["RECORD"] + ".slow"
+from tests.faults.bodies import act, seconds_of
+
+_record = os.environ["RECORD"]
+_file = os.open(_record, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 _seconds = float(os.environ.get("SECONDS", "0"))
 
 
 def begin(job):
-    """Write that the job begins: how long it takes, in seconds."""
+    """Write that the job begins, and do what its body says: how long it takes, in seconds."""
     text = job.body.decode("latin-1")[:100]
-    os.write(_file, f"begin {job.id} {text}\n".encode())
-    if text.replace(".", "", 1).isdigit():
-        return float(text)
-    return 1.0 if os.path.exists(_slow) else _seconds
+    os.write(_file, f"{time.monotonic():.6f} begin {job.id} {text}\n".encode())
+    act(_record, job.id, text)
+    seconds = seconds_of(text)
+    if seconds is not None:
+        return seconds
+    return 1.0 if os.path.exists(_record + ".slow") else _seconds
 
 
 def end(job):
     """Write that the job has ended."""
-    os.write(_file, f"end {job.id}\n".encode())
+    os.write(_file, f"{time.monotonic():.6f} end {job.id}\n".encode())
 
 
 def record(job):

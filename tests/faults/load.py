@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import socket
+import time
+from collections.abc import Callable, Iterable
+from threading import Thread
+from typing import Any
 
 
 class Load:
-    """Requests over kept-alive connections.
+    """Requests over kept-alive connections, which are made anew when they end.
 
     :param port: of the web side.
     :param bodies: one POST each; several connections take from them in turn.
@@ -17,13 +21,17 @@ class Load:
     :ivar broken: requests that got no answer.
     """
 
-    def __init__(self, port: int, bodies: list[bytes]) -> None:
+    #: How long a web side that does not listen is waited for, in seconds.
+    PATIENCE = 60.0
+
+    def __init__(self, port: int, bodies: Iterable[bytes]) -> None:
         self.port = port
         self.accepted: list[str] = []
         self.refused: list[int] = []
         self.broken = 0
         self._bodies = iter(bodies)
         self._at: dict[int, Callable[[], None]] = {}
+        self._thread: Thread | None = None
 
     def at(self, answers: int, action: Callable[[], None]) -> None:
         """Do something when so many requests have been answered with 202."""
@@ -34,6 +42,19 @@ class Load:
         asyncio.run(self._run(connections))
         return self
 
+    def start(self, connections: int = 20) -> Load:
+        """As `run`, in a thread; `join` waits for its end."""
+        self._thread = Thread(target=self.run, args=(connections,), daemon=True)
+        self._thread.start()
+        return self
+
+    def join(self, seconds: float = 240) -> Load:
+        """Wait until each is answered."""
+        assert self._thread is not None
+        self._thread.join(seconds)
+        assert not self._thread.is_alive(), f"not all was answered within {seconds} seconds"
+        return self
+
     async def _run(self, connections: int) -> None:
         await asyncio.gather(*(self._connection() for _ in range(connections)))
 
@@ -41,17 +62,30 @@ class Load:
         reader = writer = None
         for body in self._bodies:
             if writer is None:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                reader, writer = await self._connect()
             try:
                 writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-                status, answer = await _answer(reader)
+                status, answer, is_last = await _answer(reader)
             except (OSError, asyncio.IncompleteReadError):
                 self.broken += 1
+                is_last = True
+            else:
+                self._answered(status, answer)
+            if is_last:
+                writer.close()
                 writer = None
-                continue
-            self._answered(status, answer)
         if writer is not None:
             writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        deadline = time.monotonic() + self.PATIENCE
+        while True:
+            try:
+                return await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.02)
 
     def _answered(self, status: int, answer: bytes) -> None:
         if status != 202:
@@ -63,43 +97,66 @@ class Load:
             action()
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    head = await reader.readuntil(b"\r\n\r\n")
-    lines = head.lower().split(b"\r\n")
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
+    """Status, body, and whether the connection ends with it."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    lines = head.split(b"\r\n")
     length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
-    return int(lines[0].split()[1]), await reader.readexactly(length)
+    return int(lines[0].split()[1]), await reader.readexactly(length), b"\r\nconnection: close\r\n" in head
 
 
-def get(port: int, path: str) -> tuple[int, dict[str, str], bytes]:
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def get(port: int, path: str) -> Answer:
     """One GET: status, headers (names in lower case) and body."""
-    return _once(port, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path.encode())
+    return request(port, "GET", path)
 
 
-def post(port: int, body: bytes) -> tuple[int, dict[str, str], bytes]:
+def post(port: int, body: bytes) -> Answer:
     """One POST /."""
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
-    return _once(port, head + body)
+    return request(port, "POST", "/", body)
 
 
 def batch(port: int, lines: list[bytes]) -> list[str]:
     """One POST /batch, which must be accepted: the ids."""
-    body = b"\n".join(lines)
-    head = b"POST /batch HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\n"
-    status, _, answer = _once(port, head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+    status, _, answer = request(port, "POST", "/batch", b"\n".join(lines), "Content-Type: application/x-ndjson\r\n")
     assert status == 202, answer
     ids: list[str] = json.loads(answer)["ids"]
     return ids
 
 
-def _once(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    import socket
+def status_of(port: int, job_id: str) -> dict[str, Any]:
+    """What GET /jobs/ID says."""
+    status, _, answer = get(port, f"/jobs/{job_id}")
+    assert status == 200, answer
+    members: dict[str, Any] = json.loads(answer)
+    return members
 
+
+def dead_letters(port: int) -> dict[str, dict[str, Any]]:
+    """All that GET /dead has, by id."""
+    dead = {}
+    path: str | None = "/dead?limit=1000"
+    while path is not None:
+        status, _, answer = get(port, path)
+        assert status == 200, answer
+        page = json.loads(answer)
+        dead.update({letter["id"]: letter for letter in page["dead"]})
+        path = page["next"]
+    return dead
+
+
+def request(port: int, method: str, path: str, body: bytes = b"", headers: str = "") -> Answer:
+    """One request: status, headers (names in lower case) and body of the answer."""
+    length = f"Content-Length: {len(body)}\r\n" if body else ""
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{length}{headers}\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        connection.sendall(request)
+        connection.sendall(head.encode() + body)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     if not answer:
         raise ConnectionError("the connection ended without an answer")
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status_line, *lines = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return int(status_line.split()[1]), headers, body
+    answer_head, _, content = answer.partition(b"\r\n\r\n")
+    status_line, *lines = answer_head.decode("latin-1").split("\r\n")
+    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(status_line.split()[1]), fields, content

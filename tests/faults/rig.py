@@ -1,7 +1,7 @@
 """Real processes for fault tests: one web side or more, workers, and the count of what they ran.
 
 What was accepted is what the client was told; what ran is what the workers' handlers wrote into their own files.
-The product is asked for nothing but whether it is ready.
+The product is asked for nothing but whether it is ready, and which jobs are dead.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event, Thread
+from unittest import SkipTest
 
-from attrs import define, field, frozen
+from attrs import define, field
 
-from tests.faults.load import Load, get
+from tests.faults import records
+from tests.faults.load import Load, dead_letters, get
+from tests.faults.records import Count, Record
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n"]
@@ -38,32 +42,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@frozen
-class Record:
-    """What one worker (all its processes, if it was restarted) has run, in order."""
-
-    begun: list[str]
-    ended: list[str]
-    bodies: list[str]
-
-
-@frozen
-class Count:
-    """Jobs: accepted, run (they ended), run twice (they ended twice), lost."""
-
-    accepted: int
-    run: int
-    run_twice: int
-    lost: int
-
-
 @define(eq=False)
 class Process:
-    """A process of the rig, with its log."""
+    """A process of the rig, with its log, and all that it takes to start another like it."""
 
     popen: subprocess.Popen[bytes]
     log_path: Path
     port: int
+    name: str
+    command: list[str]
+    environment: dict[str, str]
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
@@ -94,11 +82,14 @@ class Rig(ExitStack):
     """A scratch folder and the processes in it; they end with it.
 
     :ivar example: run the example worker, which shares no code with zpipeline, in place of zpipe-worker.
+    :ivar inside: what commands are run by: a program that takes a command, with its options.
     """
 
     example: bool = False
     folder: Path = field(init=False)
     processes: list[Process] = field(factory=list)
+    webs: dict[int, Process] = field(factory=dict)
+    inside: list[str] = field(factory=list)
 
     def __attrs_pre_init__(self) -> None:
         super().__init__()
@@ -110,38 +101,78 @@ class Rig(ExitStack):
 
     def start(self, name: str, command: Iterable[object], port: int, **environment: str) -> Process:
         """Start a process."""
-        log_path = self.folder / f"{name}-{len(self.processes)}.log"
+        log_path = self.folder / f"{name}-{port}-{len(self.processes)}.log"
+        words = [*self.inside, *(str(word) for word in command)]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         with log_path.open("wb") as log:
             popen = subprocess.Popen(
-                [str(word) for word in command],
+                words,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": path, **environment},
             )
-        process = Process(popen, log_path, port)
+        process = Process(popen, log_path, port, name, words, environment)
         self.processes.append(process)
         self.callback(_kill, popen)
         return process
 
-    def web(self, workers: Iterable[int | str], *options: object) -> Process:
-        """Start zpipe-web for workers on these ports (or at these addresses), and wait until it serves."""
+    def web(self, workers: Iterable[int | str], *options: object, wait: bool = True) -> Process:
+        """Start zpipe-web for workers on these ports (or at these addresses), and wait until it serves.
+
+        Each has its own journal, unless the options say otherwise.
+        """
         port = free_port()
+        if not any(str(option).startswith(("--journal=", "--no-journal", "--plain")) for option in options):
+            options = (f"--journal=journal-{port}.sqlite", *options)
         addresses = [w if isinstance(w, str) else f"tcp://127.0.0.1:{w}" for w in workers]
         command = [*TWISTD, "zpipe-web", f"--listen=tcp:{port}:interface=127.0.0.1", *options]
         process = self.start("web", [*command, *(f"--worker={address}" for address in addresses)], port)
-        self.until("the web side serves", lambda: _answers(port), seconds=30)
+        if wait:
+            self._until_serving(process)
         return process
+
+    def _until_serving(self, web: Process) -> None:
+        self.until("the web side serves", lambda: _answers(web.port) or not web.alive, seconds=30)
+        assert web.alive, self.logs()
+        self.webs[web.port] = web
+
+    def again(self, process: Process) -> Process:
+        """Start one like it: a worker's record goes on, and a web side has the same journal."""
+        successor = self.start(process.name, process.command, process.port, **process.environment)
+        if process.name == "web":
+            self._until_serving(successor)
+        return successor
+
+    @contextmanager
+    def kept_alive(self, workers: Iterable[Process]) -> Iterator[list[Process]]:
+        """Start these again whenever they die: those that are there now, in order."""
+        current = list(workers)
+        stop = Event()
+
+        def keep() -> None:
+            while not stop.wait(0.02):
+                for number, worker in enumerate(current):
+                    if not worker.alive:
+                        current[number] = self.again(worker)
+
+        thread = Thread(target=keep)
+        thread.start()
+        try:
+            yield current
+        finally:
+            stop.set()
+            thread.join()
 
     def worker(self, port: int | None = None, *options: object, handler: str = "record", seconds: float = 0) -> Process:
         """Start a worker; with the port of an earlier one, its record goes on."""
         port = port or free_port()
         record = self.folder / f"record-{port}"
         if self.example:
-            assert handler == "record" and not options, "the example worker has one handler and no options"
-            command = [sys.executable, ROOT / "examples/zpp_worker.py", port, record, seconds]
+            assert not options, "the example worker has one handler and no options"
+            example = ROOT / "examples/zpp_worker.py"
+            command = [sys.executable, "-m", "tests.faults.example_worker", example, port, record, seconds]
             return self.start("worker", command, port)
         return self.start(
             "worker",
@@ -154,6 +185,25 @@ class Rig(ExitStack):
     def pool(self, count: int = 3, *, seconds: float = 0) -> list[Process]:
         """Start that many workers."""
         return [self.worker(seconds=seconds) for _ in range(count)]
+
+    def disk(self) -> Path:
+        """A file system of 4 MiB of its own: its folder. It ends with the rig.
+
+        :raises SkipTest: none can be mounted here.
+        """
+        if sys.platform != "linux" or os.geteuid() != 0:
+            raise SkipTest("to mount a file system takes Linux and root")
+        folder = self.folder / "disk"
+        folder.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True)
+        if mounted.returncode:
+            raise SkipTest(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+        self.callback(subprocess.run, ["umount", "-l", folder], check=True)
+        return folder
+
+    def remount(self, folder: Path, options: str) -> None:
+        """Mount that disk otherwise: ``ro`` or ``rw``."""
+        subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
 
     def until_ready(self, web: Process, workers: int) -> None:
         """Wait until the web side says that so many workers are ready."""
@@ -185,41 +235,44 @@ class Rig(ExitStack):
 
     def record(self, port: int) -> Record:
         """What the worker on that port has run."""
-        path = self.folder / f"record-{port}"
-        text = path.read_text() if path.exists() else ""
-        # What comes after the last line end is a line that is being written just now.
-        lines = [line.split(" ", 2) for line in text.split("\n")[:-1]]
-        return Record(
-            [line[1] for line in lines if line[0] == "begin"],
-            [line[1] for line in lines if line[0] == "end"],
-            [line[2] for line in lines if line[0] == "begin"],
-        )
+        return records.read_record(self.folder / f"record-{port}")
 
     def records(self) -> dict[int, Record]:
         """What each worker has run, by port."""
         ports = sorted(int(path.name.split("-")[1]) for path in self.folder.glob("record-*") if not path.suffix)
         return {port: self.record(port) for port in ports}
 
+    def lines(self) -> list[records.Line]:
+        """What all of them have run, in order."""
+        return records.in_order(self.records().values())
+
     def ended(self) -> Counter[str]:
         """How often each job has ended."""
         return Counter(job_id for record in self.records().values() for job_id in record.ended)
 
-    def count(self, accepted: Iterable[str]) -> Count:
-        """What became of these jobs, now."""
-        ids = set(accepted)
-        ended = self.ended()
-        return Count(
-            len(ids),
-            sum(ended[job_id] > 0 for job_id in ids),
-            sum(ended[job_id] > 1 for job_id in ids),
-            sum(ended[job_id] == 0 for job_id in ids),
-        )
+    def dead(self) -> set[str]:
+        """Jobs that are dead, as the web sides say that are alive."""
+        return {job_id for web in self.webs.values() if web.alive for job_id in dead_letters(web.port)}
 
-    def until_all_ran(self, accepted: Iterable[str], seconds: float = 60) -> Count:
+    def count(self, accepted: Collection[str]) -> Count:
+        """What became of these jobs, now."""
+        return records.count(accepted, self.lines(), self.dead())
+
+    def until_all_ran(self, accepted: Collection[str], seconds: float = 60) -> Count:
+        """Wait until each of these jobs has run, and count."""
+        self.until_ran(accepted, seconds)
+        return self.count(accepted)
+
+    def until_ran(self, accepted: Collection[str], seconds: float = 60) -> None:
         """Wait until each of these jobs has run."""
-        ids = list(accepted)
-        self.until("every accepted job has run", lambda: self.count(ids).lost == 0, seconds)
-        return self.count(ids)
+        ids = set(accepted)
+        self.until("every accepted job has run", lambda: ids <= self.ended().keys(), seconds)
+
+    def until_settled(self, accepted: Collection[str], seconds: float = 60) -> Count:
+        """Wait until each of these jobs has run or is dead, and count."""
+        ids = set(accepted)
+        self.until("every accepted job has run or is dead", lambda: ids <= self.ended().keys() | self.dead(), seconds)
+        return self.count(accepted)
 
 
 def ready_workers(web: Process) -> int | None:

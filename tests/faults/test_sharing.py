@@ -9,21 +9,16 @@ import time
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from tests.faults.case import RigCase
 from tests.faults.load import Load, batch, get
-from tests.faults.rig import ROUNDS, Count, Process, Rig, ready_workers
+from tests.faults.records import Count
+from tests.faults.rig import ROUNDS, Process, Rig, ready_workers
 
 FLOOD = [b'"job"'] * 20_000
 
 
-class Sharing(SynchronousTestCase):
+class Sharing(RigCase):
     """With zpipe-worker."""
-
-    example = False
-
-    def setUp(self) -> None:
-        self.rig = Rig(self.example)
-        self.rig.__enter__()
-        self.addCleanup(self.rig.close)
 
     def shares(self, workers: list[Process]) -> list[int]:
         """How many jobs each worker has run."""
@@ -76,7 +71,7 @@ class Sharing(SynchronousTestCase):
         self.assertEqual(status, 503)
         self.assertGreaterEqual(int(headers["retry-after"]), 1)
         self.rig.worker(worker.port)
-        self.assertEqual(self.rig.until_all_ran(load.accepted), Count(50, 50, 0, 0))
+        self.assertEqual(self.rig.until_all_ran(load.accepted), Count.all_ran(50))
 
     def test_nobody_waits_for_jobs_of_two_seconds(self) -> None:
         """Thirty jobs over three workers, every third of two seconds: blind round-robin would need 20 seconds."""
@@ -95,7 +90,7 @@ class Sharing(SynchronousTestCase):
         self.rig.until_ready(web, 3)
         jobs = 3000
         load = Load(web.port, [b"job %d" % number for number in range(jobs)]).run(50)
-        self.assertEqual(self.rig.until_all_ran(load.accepted), Count(jobs, jobs, 0, 0))
+        self.assertEqual(self.rig.until_all_ran(load.accepted), Count.all_ran(jobs))
         first, second, few = self.shares([*fast, slow])
         self.assertLess(few, jobs * 0.1)
         self.assertGreater(min(first, second), jobs * 0.35)
@@ -146,5 +141,5 @@ class TurnsSlow(SynchronousTestCase):
             turned = time.monotonic()
             accepted += batch(web.port, FLOOD)
             # It keeps what it is at and two more, a second each. Hundreds stood in its window: they would take minutes.
-            self.assertEqual(rig.until_all_ran(accepted), Count(40_000, 40_000, 0, 0))
+            self.assertEqual(rig.until_all_ran(accepted), Count.all_ran(40_000))
             self.assertLess(time.monotonic() - turned, 20)

@@ -7,7 +7,7 @@ A message is two frames or more. Frame 0 is the head: four bytes of magic, one o
 type. All numbers are big-endian and unsigned unless said otherwise; text is UTF-8.
 
     type         frame 1                                       frames after it
-    H HELLO      ventilator u64, generation u64, session u64   a JSON object: sink, window
+    H HELLO      ventilator u64, generation u64, session u64   a JSON object: sink, window, timeout
     J JOBS       session u64, n u32, then columns (below)      the n bodies, end to end
     C CLOSE      session u64
     R READY      session u64, incarnation u64                  a JSON object: concurrency, host, pid, handler, version

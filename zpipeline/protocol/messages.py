@@ -28,6 +28,7 @@ class Hello:
     :ivar sink: where reports go, ``tcp://HOST:PORT``; a wildcard host stands for the message's own origin.
     :ivar window: the number of jobs that the ventilator keeps in flight here, come what may; None
         when it adapts, and the worker is to give back what waits too long.
+    :ivar timeout: how many seconds an attempt may take; None: any time.
     """
 
     ventilator: int
@@ -35,6 +36,7 @@ class Hello:
     session: int
     sink: str
     window: int | None = None
+    timeout: float | None = None
 
 
 @frozen

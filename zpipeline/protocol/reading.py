@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import isfinite
+from sys import float_info
 from types import MappingProxyType
 from typing import Any
 
@@ -111,6 +112,7 @@ def _read_hello(start: bytes, limits: bytes) -> Hello:
         session,
         _address(_field(about, "sink", str)),
         None if window is None else _positive(about, "window"),
+        _seconds(about, "timeout"),
     )
 
 
@@ -262,6 +264,16 @@ def _positive(about: Mapping[str, Any], name: str) -> int:
     if not 1 <= value < 1 << 32:
         raise ValueError(f"{name!r} is out of range: {value}")
     return value
+
+
+def _seconds(about: Mapping[str, Any], name: str) -> float | None:
+    value = about.get(name)
+    if value is None:
+        return None
+    # JSON has numbers that no float holds: 1e999 is read as infinity, and an integer may have any size
+    if type(value) not in (int, float) or not 0 < value <= float_info.max:
+        raise ValueError(f"{name!r} is no number of seconds above 0: {value!r:.100}")
+    return float(value)
 
 
 _FOR_WORKER: Mapping[bytes, Callable[..., Any]] = {HELLO: _read_hello, JOBS: _read_jobs, CLOSE: _read_close}

@@ -45,7 +45,7 @@ def encode(message: Message) -> Frames:
     """
     match message:
         case Hello():
-            limits = _json_bytes({"sink": message.sink, "window": message.window})
+            limits = _json_bytes({"sink": message.sink, "window": message.window, "timeout": message.timeout})
             return [HELLO, THREE.pack(message.ventilator, message.generation, message.session), limits]
         case Close():
             return [CLOSE, U64.pack(message.session)]

@@ -12,7 +12,7 @@ from zpipeline.handlers import find_handler
 from zpipeline.tap.options import whole
 from zpipeline.tap.processes import Workers
 from zpipeline.tap.services import in_order
-from zpipeline.tap.web import WebOptions, make_web, waits
+from zpipeline.tap.web import WebOptions, is_clean, make_web, waits
 from zpipeline.tap.worker import HANDLER_PARAMETERS
 
 
@@ -51,4 +51,4 @@ def makeService(options: Options) -> IService:
             port,
             *(f"--{name}={options[name]}" for name in ("handler", "concurrency", "threads", "drain")),
         )
-    return in_order(reactor, waits(options), workers, pipeline, listener)
+    return in_order(reactor, waits(options), workers, pipeline, listener, is_clean=is_clean(pipeline))

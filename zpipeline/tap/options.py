@@ -70,12 +70,12 @@ class Options(usage.Options):
         elsewhere = self.parent["syslog"] or self.parent["logger"] or self.parent["logfile"] not in (None, "-")
         return self.in_foreground and not elsewhere
 
-    def bind_now(self, bind: Callable[[], None], hint: str) -> None:
+    def bind_now(self, bind: Callable[[], None], hint: str = "") -> None:
         """Bind before the service starts, so that a port that is taken is one line on stderr.
 
         Not when twistd is to become a daemon: sockets and their threads would not live through its fork.
 
-        :param hint: which options name another.
+        :param hint: which options name another, where the error does not.
         """
         if self.in_foreground:
             try:
@@ -113,16 +113,47 @@ def address(option: str, *, bound: bool = False) -> Callable[[str], str]:
     return coerce
 
 
-def seconds(option: str) -> Callable[[str], float]:
-    """A coerce function for `optParameters`: a time in seconds."""
+def seconds(option: str, *, more: bool = False) -> Callable[[str], float]:
+    """A coerce function for `optParameters`: a time in seconds.
+
+    :param more: it must be more than 0.
+    """
 
     def coerce(text: str) -> float:
         try:
             number = float(text)
         except ValueError:
             number = -1.0
-        if not isfinite(number) or number < 0:
-            raise usage.UsageError(f"--{option} {text!r} is not a number of seconds, 0 or more")
+        if not isfinite(number) or number < 0 or (more and number == 0):
+            bounds = "more than 0" if more else "0 or more"
+            raise usage.UsageError(f"--{option} {text!r} is not a number of seconds, {bounds}")
         return number
+
+    return coerce
+
+
+def one_of(option: str, *choices: str) -> Callable[[str], str]:
+    """A coerce function for `optParameters`: one of these words."""
+
+    def coerce(text: str) -> str:
+        if text not in choices:
+            raise usage.UsageError(f"--{option} is {' or '.join(choices)}, not {text!r}")
+        return text
+
+    return coerce
+
+
+def seconds_to_seconds(option: str) -> Callable[[str], tuple[float, float]]:
+    """A coerce function for `optParameters`: two times in seconds, FIRST:MAX, the first not the longer one."""
+
+    def coerce(text: str) -> tuple[float, float]:
+        first, colon, longest = text.partition(":")
+        try:
+            bounds = float(first), float(longest)
+        except ValueError:
+            bounds = -1.0, -1.0
+        if not (colon and 0 <= bounds[0] <= bounds[1] and isfinite(bounds[1])):
+            raise usage.UsageError(f"--{option} {text!r} is not FIRST:MAX, two numbers of seconds, such as 1:300")
+        return bounds
 
     return coerce

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,6 +24,9 @@ from zpipeline.errors import UsageError
 
 #: Signals within so many seconds of the first are one asking: timeout(1), for one, sends two.
 _ONE_ASKING = 0.5
+
+#: How many clients may wait to be accepted.
+_BACKLOG = 1024
 
 log = Logger()
 
@@ -30,13 +37,17 @@ class InOrder(MultiService):
 
     SIGINT or SIGTERM stop them; asked a second time, while they end, the process ends at once.
 
+    The exit status is 0 then, unless what they leave is not clean.
+
     :param waits: for what stopping waits, for the log.
+    :param is_clean: asked when all have ended.
     """
 
-    def __init__(self, reactor: Any, waits: str) -> None:
+    def __init__(self, reactor: Any, waits: str, is_clean: Callable[[], bool]) -> None:
         super().__init__()
         self._reactor = reactor
         self._waits = waits
+        self._is_clean = is_clean
         self._asked_at: float | None = None
 
     def startService(self) -> None:
@@ -56,26 +67,36 @@ class InOrder(MultiService):
                 await maybeDeferred(service.stopService)
             except Exception:
                 log.failure("{service} did not stop", service=service)
+        if not self._is_clean():
+            # twistd has no way to say how it should end; the last that is registered is the first to be called
+            atexit.register(_exit_unclean)
 
     def _watch_signals(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            stop = signal.getsignal(number)
-            if callable(stop):
-                signal.signal(number, self._asker(stop))
+            if callable(signal.getsignal(number)):  # else it is ignored, or not for us
+                signal.signal(number, self._asked)
 
-    def _asker(self, stop: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
-        def asked(number: int, frame: FrameType | None) -> None:
-            now = time.monotonic()
-            if self._asked_at is None:
-                self._asked_at = now
-                stop(number, frame)
-            elif now > self._asked_at + _ONE_ASKING:
-                try:
-                    log.warn("asked again: leaves at once")
-                finally:
-                    os._exit(128 + number)
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        """A signal has come. The reactor's own way would end the process by that signal, as if it had been killed."""
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            self._reactor.callFromThread(self._end)
+        elif now > self._asked_at + _ONE_ASKING:
+            try:
+                log.warn("asked again: leaves at once")
+            finally:
+                os._exit(128 + number)
 
-        return asked
+    def _end(self) -> None:
+        with suppress(ReactorNotRunning):  # it may be leaving already
+            self._reactor.stop()
+
+
+def _exit_unclean() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 class Listener(Service):
@@ -90,7 +111,7 @@ class Listener(Service):
         self._factory = factory
         self._port: IListeningPort | None = None
         try:
-            self._endpoint = serverFromString(reactor, description)
+            self._endpoint = serverFromString(reactor, _with_backlog(description))
         except Exception as error:  # endpoints are plugins, and each has its own way
             raise UsageError(
                 f"--listen {description!r} is no server endpoint, such as tcp:4567:interface=127.0.0.1: {error}"
@@ -132,9 +153,19 @@ class Listener(Service):
         self._port = port
 
 
-def in_order(reactor: Any, waits: str, *services: IService) -> InOrder:
-    """The services, to be started in this order."""
-    together = InOrder(reactor, waits)
+def _with_backlog(description: str) -> str:
+    """The description, with room for clients that come all at once, unless it says how much there is.
+
+    Twisted's default is 50. The system drops what is more, and those clients try again after a second.
+    """
+    kind = description.partition(":")[0]
+    has_its_own = kind not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in description
+    return description if has_its_own else f"{description}:backlog={_BACKLOG}"
+
+
+def in_order(reactor: Any, waits: str, *services: IService, is_clean: Callable[[], bool] = lambda: True) -> InOrder:
+    """The services, to be started in this order. See `InOrder`."""
+    together = InOrder(reactor, waits, is_clean)
     for service in services:
         service.setServiceParent(together)
     return together

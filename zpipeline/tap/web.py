@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import IService
 
 from zpipeline.errors import UsageError
 from zpipeline.pipeline import (
+    ATTEMPTS,
+    BACKOFF,
+    DEFAULT_JOURNAL,
     DEFAULT_SINK,
     DEFAULT_WORKERS,
     DRAIN,
+    KEEP,
     MAX_BODY,
     MAX_PENDING,
+    MAX_PENDING_IN_MEMORY,
     Pipeline,
 )
+from zpipeline.retries import MAX_ATTEMPTS
 from zpipeline.sockets import MAX_FRAME
 from zpipeline.tap.eof import leave_at_eof
-from zpipeline.tap.options import UNTIL_EOF, address, seconds, whole
+from zpipeline.tap.options import UNTIL_EOF, address, one_of, seconds, seconds_to_seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.web import make_site
@@ -38,7 +45,21 @@ class WebOptions(CommonOptions):
             "The address where workers report; * is a free port. Workers must reach it.",
             address("sink", bound=True),
         ],
-        ["max-pending", None, MAX_PENDING, "How many jobs may be unsettled; then 503.", whole("max-pending")],
+        ["journal", None, DEFAULT_JOURNAL, "The file where accepted jobs are until they are settled."],
+        [
+            "journal-sync",
+            None,
+            "full",
+            "What accepted jobs outlive: full, a power cut; normal, the end of this process.",
+            one_of("journal-sync", "full", "normal"),
+        ],
+        [
+            "max-pending",
+            None,
+            None,
+            f"Unsettled jobs there may be; then 503. [default: {MAX_PENDING}; without journal {MAX_PENDING_IN_MEMORY}]",
+            whole("max-pending"),
+        ],
         ["max-body", None, MAX_BODY, "How many bytes one job may have; beyond, 413.", whole("max-body", 1, MAX_FRAME)],
         [
             "window",
@@ -47,9 +68,41 @@ class WebOptions(CommonOptions):
             "Jobs in flight at each worker. [default: sizes itself]",
             whole("window", 1, MAX_WINDOW),
         ],
+        [
+            "attempts",
+            None,
+            ATTEMPTS,
+            "How often a job is tried whose handler fails.",
+            whole("attempts", 1, MAX_ATTEMPTS),
+        ],
+        [
+            "backoff",
+            None,
+            None,
+            "FIRST:MAX, in seconds. The longest delay before the second attempt, which doubles with each; and before "
+            "any. [default: {:g}:{:g}]".format(*BACKOFF),
+            seconds_to_seconds("backoff"),
+        ],
+        [
+            "timeout",
+            None,
+            None,
+            "For how many seconds an attempt may run; then it has failed. [default: for ever]",
+            seconds("timeout", more=True),
+        ],
+        [
+            "keep",
+            None,
+            KEEP,
+            "For how many seconds settled jobs can be asked for, and idempotency keys are kept after that.",
+            seconds("keep"),
+        ],
         ["drain", None, DRAIN, "For how many seconds stopping waits for jobs to settle.", seconds("drain")],
     ]
-    optFlags = [["access-log", None, "Log every request."]]
+    optFlags = [
+        ["no-journal", None, "Keep jobs in memory, for as long as this process lives."],
+        ["access-log", None, "Log every request."],
+    ]
 
 
 class Options(WebOptions):
@@ -59,10 +112,10 @@ class Options(WebOptions):
     longdesc = (
         "Serves HTTP, and hands each request to one of the workers: POST / (the body is the job), GET / (the query "
         "string is), POST /batch (each line is). GET /jobs/ID tells what became of one, GET /health/ready whether "
-        "jobs are accepted. SIGTERM or SIGINT let it settle what it has accepted."
+        "jobs are accepted, GET /dead which have failed for good. SIGTERM or SIGINT let it settle what is in flight."
     )
     optFlags = [
-        ["plain", None, "Push to plain ZeroMQ PULL sockets, one frame a job: at most once, nothing acknowledged."],
+        ["plain", None, "Push to plain ZeroMQ PULL sockets, one frame a job: at most once, no journal."],
         UNTIL_EOF,
     ]
 
@@ -81,10 +134,16 @@ def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], pl
         pipeline = Pipeline(
             reactor,
             workers,
+            journal=None if options["no-journal"] else options["journal"],
+            journal_sync=options["journal-sync"],
             sink=options["sink"],
             max_pending=options["max-pending"],
             max_body=options["max-body"],
             window=options["window"],
+            attempts=options["attempts"],
+            backoff=options["backoff"] or BACKOFF,
+            timeout=options["timeout"],
+            keep=options["keep"],
             drain=options["drain"],
             plain=plain,
         )
@@ -96,13 +155,19 @@ def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], pl
     except UsageError as error:
         options.refuse(error)
     options.bind_now(listener.bind, "choose another --listen")
-    options.bind_now(pipeline.bind, "choose another --sink")
+    options.bind_now(pipeline.bind)
     return pipeline, listener
 
 
 def waits(options: WebOptions) -> str:
     """For what stopping waits."""
-    return f"until all jobs are settled, for {options['drain']:g} seconds at most"
+    jobs = "all jobs are" if options["no-journal"] or options.get("plain") else "what is in flight is"
+    return f"until {jobs} settled, for {options['drain']:g} seconds at most"
+
+
+def is_clean(pipeline: Pipeline) -> Callable[[], bool]:
+    """Whether the pipeline has ended without leaving anything undone that was accepted."""
+    return lambda: not pipeline.left_undone
 
 
 def makeService(options: Options) -> IService:
@@ -113,4 +178,4 @@ def makeService(options: Options) -> IService:
     services = make_web(options, reactor, workers, bool(options["plain"]))
     if options["until-eof"]:
         leave_at_eof(reactor)
-    return in_order(reactor, waits(options), *services)
+    return in_order(reactor, waits(options), *services, is_clean=is_clean(services[0]))

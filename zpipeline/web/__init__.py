@@ -1,10 +1,12 @@
 """The HTTP interface of zpipe-web: a face on a pipeline (docs/http.rst is its reference).
 
-    site.py       connections and the site: what is too large is refused before it is read
-    request.py    one request: its body in memory, the headers that a job gets, answers in JSON
-    app.py        the routes (Klein)
-    batch.py      the lines of a batch
-    problems.py   errors as RFC 9457 has them
+    site.py          connections and the site: what is too large is refused before it is read
+    request.py       one request: its body in memory, the headers that a job gets, answers in JSON
+    app.py           the routes (Klein)
+    batch.py         the lines of a batch
+    idempotency.py   the key of a request that may be sent twice
+    query.py         the parameters of a query string
+    problems.py      errors as RFC 9457 has them
 
 Whoever embeds a pipeline in an application of their own pushes from their own routes and needs
 nothing of this. Importing it installs the default reactor, as importing Klein does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -13,15 +14,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import MethodNotAllowed
 
-from zpipeline.job import JobStatus
+from zpipeline.job import DeadLetter, DeadLetterSummary, JobStatus, parse_id
 from zpipeline.web.batch import MAX_JOBS, job_of
+from zpipeline.web.idempotency import HEADER, key_of, refuse_key
 from zpipeline.web.problems import Problem, problem_of, too_large
+from zpipeline.web.query import parameters, whole
 from zpipeline.web.request import Request, unexpected
 
 NDJSON = b"application/x-ndjson"
 
 #: For how many seconds the lines of a batch are read before everyone else has a turn.
 TURN = 0.005
+
+#: Dead letters on one page: unless asked otherwise, and at most.
+PAGE = 100
+MAX_PAGE = 1000
 
 log = Logger()
 
@@ -38,11 +45,26 @@ class Pipeline(Protocol):
     @property
     def ready_workers(self) -> int: ...
 
-    def push(self, body: bytes, headers: Mapping[str, str] | None = None) -> Deferred[str]: ...
+    @property
+    def trouble(self) -> str | None: ...
+
+    def push(
+        self, body: bytes, headers: Mapping[str, str] | None = None, *, idempotency_key: str | None = None
+    ) -> Deferred[str]: ...
 
     def push_many(self, bodies: Iterable[bytes], headers: Mapping[str, str] | None = None) -> Deferred[list[str]]: ...
 
     def job(self, job_id: str) -> Deferred[JobStatus | None]: ...
+
+    def dead_letters(self, after: str | None = None, most: int = 100) -> Deferred[list[DeadLetterSummary]]: ...
+
+    def dead_letter(self, job_id: str) -> Deferred[DeadLetter | None]: ...
+
+    def retry_dead(self, job_id: str) -> Deferred[bool]: ...
+
+    def retry_all_dead(self, handler: str | None = None, error: str | None = None) -> Deferred[int]: ...
+
+    def drop_dead(self, job_id: str) -> Deferred[bool]: ...
 
 
 class App:
@@ -63,23 +85,26 @@ class App:
 
     @app.route("/")  # of any method: given GET, the router would answer HEAD too
     def push(self, request: Request) -> Deferred[bytes]:
+        keys = request.requestHeaders.getRawHeaders(HEADER, [])
+        key = None
         match request.method:
             case b"GET":
+                refuse_key(keys)
                 body = request.query
                 if len(body) > self._max_body:
                     raise too_large(self._max_body, "the query string")
             case b"POST":
+                key = key_of(keys)
                 body = request.content.getvalue()
             case _:
                 raise MethodNotAllowed(("GET", "POST"))
 
-        def accepted(job_id: str) -> bytes:
-            return request.answer(202, {"id": job_id}, {b"Location": b"/jobs/" + job_id.encode("ascii")})
-
-        return self._pipeline.push(body, request.job_headers()).addCallback(accepted)
+        pushed = self._pipeline.push(body, request.job_headers(), idempotency_key=key)
+        return pushed.addCallback(lambda job_id: _accepted(request, job_id))
 
     @app.route("/batch", methods=["POST"])
     async def push_batch(self, request: Request) -> bytes:
+        refuse_key(request.requestHeaders.getRawHeaders(HEADER, []))
         content_type, _, _ = (request.getHeader(b"content-type") or b"").partition(b";")
         if content_type.strip().lower() != NDJSON:
             raise Problem(415, f"the content-type of a batch is {NDJSON.decode()}")
@@ -105,6 +130,47 @@ class App:
             raise Problem(404, "no job of this id is known, or it is no longer kept")
         return request.answer(200, asdict(status))
 
+    @app.route("/dead", methods=["GET"])
+    async def dead_letters(self, request: Request) -> bytes:
+        asked = parameters(request.query, ("after", "limit"))
+        limit = whole(asked, "limit", PAGE, MAX_PAGE)
+        after = asked.get("after")
+        if after is not None and parse_id(after) is None:
+            raise Problem(400, f"'after' is the id of a job, not {after!r}")
+        letters = await self._pipeline.dead_letters(after, limit + 1)
+        more = len(letters) > limit
+        page = [asdict(letter) for letter in letters[:limit]]
+        link = f"/dead?after={page[-1]['id']}&limit={limit}" if more else None
+        return request.answer(200, {"dead": page, "next": link})
+
+    @app.route("/dead/retry")  # of any method: given POST, the router would take others for those of an id
+    async def retry_all_dead(self, request: Request) -> bytes:
+        if request.method != b"POST":
+            raise MethodNotAllowed(("POST",))
+        if request.content.getvalue():
+            raise Problem(400, "this path takes no body: 'handler' and 'error' are given in the query string")
+        asked = parameters(request.query, ("handler", "error"))
+        return request.answer(202, {"retried": await self._pipeline.retry_all_dead(**asked)})
+
+    @app.route("/dead/<job_id>", methods=["GET"])
+    async def dead_letter(self, request: Request, job_id: str) -> bytes:
+        letter = await self._pipeline.dead_letter(job_id)
+        if letter is None:
+            raise _not_dead()
+        return request.answer(200, _members(letter))
+
+    @app.route("/dead/<job_id>", methods=["DELETE"])
+    async def drop_dead(self, request: Request, job_id: str) -> bytes:
+        if not await self._pipeline.drop_dead(job_id):
+            raise _not_dead()
+        return request.answer_nothing()
+
+    @app.route("/dead/<job_id>/retry", methods=["POST"])
+    async def retry_dead(self, request: Request, job_id: str) -> bytes:
+        if not await self._pipeline.retry_dead(job_id):
+            raise _not_dead()
+        return _accepted(request, job_id)
+
     @app.route("/health/live", methods=["GET"])
     def live(self, request: Request) -> bytes:
         return request.answer(200, {"status": "live"})
@@ -112,9 +178,14 @@ class App:
     @app.route("/health/ready", methods=["GET"])
     def ready(self, request: Request) -> bytes:
         pipeline = self._pipeline
-        status = "ready" if pipeline.accepting else "draining" if pipeline.draining else "full"
-        answer = {"status": status, "ready_workers": pipeline.ready_workers}
-        return request.answer(200 if pipeline.accepting else 503, answer)
+        answer: dict[str, object] = {"status": "ready", "ready_workers": pipeline.ready_workers}
+        if pipeline.draining:
+            answer["status"] = "draining"
+        elif pipeline.trouble is not None:
+            answer |= {"status": "journal", "trouble": pipeline.trouble}
+        elif not pipeline.accepting:
+            answer["status"] = "full"
+        return request.answer(200 if answer["status"] == "ready" else 503, answer)
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]
     def failed(self, request: Request, failure: Failure) -> bytes:
@@ -123,3 +194,20 @@ class App:
             log.failure("{method} {path} failed", failure, method=request.method, path=request.path)
             problem = unexpected()
         return request.answer_problem(problem)
+
+
+def _accepted(request: Request, job_id: str) -> bytes:
+    return request.answer(202, {"id": job_id}, {b"Location": b"/jobs/" + job_id.encode("ascii")})
+
+
+def _not_dead() -> Problem:
+    return Problem(404, "there is no dead letter of this id")
+
+
+def _members(letter: DeadLetter) -> dict[str, object]:
+    members = {**asdict(letter.summary), "headers": dict(letter.headers), "traceback": letter.traceback}
+    try:
+        members["body"] = letter.body.decode()
+    except UnicodeDecodeError:
+        members["body_base64"] = b64encode(letter.body).decode("ascii")
+    return members

@@ -6,16 +6,22 @@ What each error of the pipeline is over HTTP is said here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
-from twisted.web.http import RESPONSES
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
-from zpipeline.errors import Draining, Full, Refused, TooLarge
+from zpipeline.errors import Draining, Full, JournalError, JournalFull, KeyReused, KeysFull, Refused, TooLarge
 
 CONTENT_TYPE = b"application/problem+json"
 
 #: Seconds after which another process, or this one started anew, may be asked.
 RETRY_AFTER_DRAINING = 5
+
+#: Seconds between two looks at a journal that is in trouble: somebody has to mend it.
+RETRY_AFTER_TROUBLE = 10
+
+#: Seconds in which some of the idempotency keys will have been kept for long enough.
+RETRY_AFTER_KEYS = 60
 
 NO_HEADERS: Mapping[bytes, bytes] = {}
 
@@ -40,8 +46,12 @@ class Problem(Exception):
 
     def members(self) -> dict[str, object]:
         """The members of the problem details object, in the order in which RFC 9457 has them."""
-        title = RESPONSES[self.status].decode("ascii")
-        return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
 
 
 def too_large(limit: int, what: str = "the body", *, close: bool = False) -> Problem:
@@ -60,11 +70,19 @@ def problem_of(error: BaseException | None) -> Problem | None:
         case Problem():
             return error
         case Full():
-            return Problem(503, str(error), {b"Retry-After": b"%d" % error.retry_after})
+            return _try_again(503, error, error.retry_after)
         case Draining():
-            return Problem(503, str(error), {b"Retry-After": b"%d" % RETRY_AFTER_DRAINING}, close=True)
+            return _try_again(503, error, RETRY_AFTER_DRAINING, close=True)
         case TooLarge():
             return Problem(413, str(error))
+        case KeyReused():
+            return Problem(422, str(error))
+        case KeysFull():
+            return _try_again(503, error, RETRY_AFTER_KEYS)
+        case JournalFull():
+            return _try_again(507, error, RETRY_AFTER_TROUBLE)
+        case JournalError():
+            return _try_again(503, error, RETRY_AFTER_TROUBLE)
         case Refused():
             return Problem(503, str(error))
         case NotFound():
@@ -73,3 +91,7 @@ def problem_of(error: BaseException | None) -> Problem | None:
             allowed = ", ".join(sorted(error.valid_methods or ()))
             return Problem(405, f"the methods of this path are {allowed}", {b"Allow": allowed.encode("ascii")})
     return None
+
+
+def _try_again(status: int, error: Refused, seconds: int, *, close: bool = False) -> Problem:
+    return Problem(status, str(error), {b"Retry-After": b"%d" % seconds}, close=close)

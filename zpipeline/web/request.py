@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ class Request(server.Request):
     :ivar query: the query string, as it was sent (bytes).
     """
 
-    channel: Channel
+    channel: Channel  # None when the client is gone
     content: BytesIO
     limit: int
     query: bytes
@@ -116,7 +117,7 @@ class Request(server.Request):
         :param value: what JSON can hold.
         """
         body = json.dumps(value).encode("ascii")
-        self.setResponseCode(status)
+        self._begin_answer(status)
         set_header = self.responseHeaders.setRawHeaders
         set_header(b"Content-Type", (content_type,))
         set_header(b"Content-Length", (b"%d" % len(body),))
@@ -124,12 +125,26 @@ class Request(server.Request):
             set_header(name, (header,))
         return body
 
+    def answer_nothing(self) -> bytes:
+        """The body of an answer that has none: it is done (204)."""
+        self._begin_answer(204)
+        return b""
+
     def answer_problem(self, problem: Problem) -> bytes:
         """The body of the answer that says what went wrong."""
         if problem.close:
-            self.channel.persistent = False
-            self.setHeader(b"Connection", b"close")
+            self._end_connection()
         return self.answer(problem.status, problem.members(), problem.headers, CONTENT_TYPE)
+
+    def _begin_answer(self, status: int) -> None:
+        self.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))
+        if self.channel is not None and self.channel.site.pipeline.draining:  # there is none when the client is gone
+            self._end_connection()
+
+    def _end_connection(self) -> None:
+        if self.channel is not None:
+            self.channel.end_after_answer()
+            self.setHeader(b"Connection", b"close")
 
     def job_headers(self) -> dict[str, str]:
         """The headers of the job that this request pushes.

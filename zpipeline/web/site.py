@@ -4,6 +4,7 @@ A body that is too large is refused before it is read, when its Content-Length s
 "100 Continue" either), or as soon as it is over. The client may still be sending then; if the
 connection were closed at once, its kernel would throw away the answer before the client could read it. So
 only our half is closed, and what still comes is read and thrown away, within bounds (RFC 9112, section 9.6).
+So it is with a connection that ends because the pipeline is draining: its client may have sent its next request.
 """
 
 # mypy: allow-untyped-calls
@@ -39,6 +40,7 @@ class Channel(HTTPChannel):
     requests: list[Request]
     _networkProducer: Any
 
+    _ends_after_answer = False
     _lingering = False
     _unread = LINGER_BYTES
     _end_of_lingering: IDelayedCall | None = None
@@ -75,9 +77,16 @@ class Channel(HTTPChannel):
         )
         self._linger()
 
+    def end_after_answer(self) -> None:
+        """The answer that is about to be written is the last one."""
+        self.persistent = False
+        self._ends_after_answer = True
+
     def loseConnection(self) -> None:
-        """End the connection, now, unless the client is still being listened to."""
-        if not self._lingering:
+        """End the connection: now, or when the client has been listened to for long enough."""
+        if self._ends_after_answer and not self._lingering:
+            self._linger()
+        elif not self._lingering:
             super().loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -105,14 +114,17 @@ class Channel(HTTPChannel):
 class Site(server.Site):
     """All connections of one listening port.
 
+    :ivar pipeline: whose interface this is.
     :ivar max_body: of one job, in bytes.
     """
 
     protocol = Channel  # type: ignore[assignment]
     requestFactory = Request
 
-    def __init__(self, app: App, *, max_body: int, access_log: bool, reactor: Any) -> None:
+    def __init__(self, pipeline: Pipeline, *, max_body: int, access_log: bool, reactor: Any) -> None:
+        app = App(pipeline, max_body=max_body, reactor=reactor)
         super().__init__(app.app.resource(), reactor=reactor)
+        self.pipeline = pipeline
         self.max_body = max_body
         self._access_log = access_log
 
@@ -133,5 +145,4 @@ def make_site(pipeline: Pipeline, *, max_body: int = 1 << 20, access_log: bool =
     :param access_log: whether every request is logged, in the combined log format.
     :param reactor: IReactorTime.
     """
-    app = App(pipeline, max_body=max_body, reactor=reactor)
-    return Site(app, max_body=max_body, access_log=access_log, reactor=reactor)
+    return Site(pipeline, max_body=max_body, access_log=access_log, reactor=reactor)

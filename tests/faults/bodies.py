@@ -1,0 +1,41 @@
+"""What a body makes a handler do: the same for our handlers and for the example worker.
+
+``exit``, ``segfault``, ``killed``   the process dies: by `os._exit`, by a segmentation fault, by SIGKILL
+``fail N``                           the first N attempts fail, whichever workers make them
+a number                             the job takes that many seconds
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+POISON = (b"exit", b"segfault", b"killed")
+
+
+def act(record: str, job_id: str, body: str) -> None:
+    """Do what the body says, save for taking its time.
+
+    :param record: of this worker; attempts are counted beside it.
+    """
+    match body.split():
+        case ["exit"]:
+            os._exit(3)
+        case ["segfault"]:
+            ctypes.string_at(0)
+        case ["killed"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case ["fail", times]:
+            with Path(record).with_name(f"attempts-{job_id}").open("ab") as attempts:
+                attempts.write(b".")
+                attempts.flush()
+                attempt = attempts.tell()
+            if attempt <= int(times):
+                raise ValueError(f"attempt {attempt} fails, as it was told to")
+
+
+def seconds_of(body: str) -> float | None:
+    """How long the job takes, if the body says so."""
+    return float(body) if body.replace(".", "", 1).isdigit() else None

@@ -1,0 +1,29 @@
+"""The example worker as it stands, with a handler that does what bodies say, and the time in its record's lines.
+
+Usage: example_worker.py PATH PORT RECORD SECONDS. What its handler writes into the record passes through here.
+"""
+
+import os
+import runpy
+import sys
+import time
+
+from tests.faults.bodies import act, seconds_of
+
+_write = os.write
+_record = sys.argv[3]
+
+
+def write(file, data):
+    """Write a line of the record, and if that begins a job, do what its body says."""
+    written = _write(file, b"%.6f %b" % (time.monotonic(), data))
+    word, job_id, *body = data.decode().rstrip("\n").split(" ", 2)
+    if word == "begin":
+        act(_record, job_id, body[0])
+        time.sleep(seconds_of(body[0]) or 0)
+    return written
+
+
+os.write = write
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,215 @@
+"""What tests of stores share: jobs by the number, an owner that writes down what it is told, and a clock by hand.
+
+Run as a program, ``python -m tests.journal_kit PATH push|hold``, it has a journal open in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from zpipeline import journal as journal_package
+from zpipeline import memory
+from zpipeline.entry import Entry
+from zpipeline.journal import Journal, writer
+from zpipeline.store import Facts, Letter, Limits, Selection, Store, Summary, Tried
+
+ROOT = Path(__file__).resolve().parent.parent
+NOW = 1_700_000_000.0
+LIMITS = Limits(keep=100.0, most_settled=10, most_keys=3)
+MANY = 1 << 30
+EVERYTHING = Selection()
+
+
+class Owner:
+    """A `zpipeline.store.StoreOwner` that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.elsewhere: list[tuple[int, int]] = []
+        self.recovered: Deferred[None] = Deferred()
+
+    def settled_elsewhere(self, jobs: Sequence[tuple[int, int]]) -> None:
+        self.elsewhere += jobs
+
+    def store_recovered(self) -> None:
+        self.recovered.callback(None)  # a second time in one test is an error
+
+
+def job(number: int, body: bytes = b"body", at: float = NOW) -> Entry:
+    """A job just accepted."""
+    return Entry(number, body, b'{"a":"b"}', at)
+
+
+def jobs(*numbers: int) -> list[Entry]:
+    """Some."""
+    return [job(number) for number in numbers]
+
+
+def done(*entries: Entry, at: float = NOW) -> Facts:
+    """They have been run."""
+    for entry in entries:
+        entry.settled_at = at
+    return Facts(done=list(entries))
+
+
+def tried(
+    entry: Entry, due: float | None, *, attempt: int = 2, strikes: int = 0, error: str | None = "KeyError"
+) -> Facts:
+    """It waits for another attempt, or was struck."""
+    return Facts(tried=[Tried(attempt, strikes, due, error, entry.sequence)])
+
+
+def letter(entry: Entry, at: float = NOW, *, handler: str = "photos:resize", error: str = "KeyError: 1") -> Letter:
+    """The dead letter that this job becomes."""
+    summary = Summary(entry.sequence, entry.accepted_at, at, 5, 1, handler, error, len(entry.body))
+    return Letter(summary, entry.body, entry.headers, "Traceback...\nKeyError: 1\n")
+
+
+def dead(*entries: Entry, at: float = NOW, **of: str) -> Facts:
+    """They are dead."""
+    return Facts(dead=[letter(entry, at, **of) for entry in entries])
+
+
+def plain(entries: Iterable[Entry]) -> list[tuple[Any, ...]]:
+    """All that is kept of jobs, to be compared."""
+    return [(e.sequence, e.body, e.headers, e.accepted_at, e.attempt, e.strikes, e.due, e.error) for e in entries]
+
+
+def numbers(found: Iterable[Entry | Summary]) -> list[int]:
+    """Their sequence numbers."""
+    return [each.sequence for each in found]
+
+
+class StoreCase(TestCase):
+    """Has one store, whose clock is set by `at`."""
+
+    timeout = 60.0
+    limits = LIMITS
+
+    def setUp(self) -> None:
+        self.at(NOW)
+        self.owner = Owner()
+
+    def at(self, now: float) -> None:
+        """It is that time."""
+        clock = SimpleNamespace(time=lambda: now, monotonic=time.monotonic)
+        for module in (memory, journal_package, writer):
+            self.patch(module, "time", clock)
+
+    async def put(self, store: Store, *entries: Entry) -> None:
+        """Have them accepted, in one go."""
+        self.assertIsNone(await store.accept(entries, None))
+
+
+class JournalCase(StoreCase):
+    """Has a journal in a file, which is closed in the end."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.folder = Path(self.mktemp()).resolve()
+        self.folder.mkdir()
+        self.path = self.folder / "jobs.sqlite"
+
+    def journal(self, synchronous: str = "full") -> Journal:
+        """One at `path`, not open yet."""
+        return Journal(reactor, str(self.path), synchronous=synchronous, limits=self.limits)
+
+    def opened(self, synchronous: str = "full") -> Journal:
+        """One at `path`, open."""
+        journal = self.journal(synchronous)
+        journal.open(self.owner)
+        self.addCleanup(journal.close)
+        return journal
+
+    def connection(self, journal: Journal) -> sqlite3.Connection:
+        """The journal's own."""
+        assert journal._writer is not None
+        return journal._writer._tables._connection
+
+    def other(self) -> sqlite3.Connection:
+        """A connection of another program to the file, whose transactions are its own."""
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=10)
+        self.addCleanup(connection.close)
+        return connection
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What is in the file."""
+        return self.other().execute(query).fetchall()
+
+    def process(self, what: str) -> subprocess.Popen[str]:
+        """A process that opens the journal, and says so; killed in the end."""
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "tests.journal_kit", str(self.path), what],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
+        )
+        self.addCleanup(end, popen)
+        assert popen.stdout is not None
+        self.assertEqual(popen.stdout.readline(), "open\n")
+        return popen
+
+
+def end(popen: subprocess.Popen[str]) -> None:
+    """Kill it with SIGKILL."""
+    if popen.poll() is None:
+        popen.send_signal(signal.SIGKILL)
+    popen.wait()
+    assert popen.stdout is not None
+    popen.stdout.close()
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for an event; AssertionError when it does not come."""
+    deadline = reactor.seconds() + 30
+    while not condition():
+        assert reactor.seconds() < deadline, f"not within 30 seconds: {what}"
+        await deferLater(reactor, 0.005)
+
+
+def _push(journal: Journal, epoch: int) -> None:
+    """Push jobs as fast as it goes, a few at a time; print the number of each once it is accepted."""
+    sequences = count(epoch << 40 | 1)
+
+    def accepted(_: object, entries: list[Entry], settled: bool) -> None:
+        print(*numbers(entries), flush=True)
+        if settled:
+            journal.note(done(*entries, at=time.time()))
+        push(not settled)
+
+    def push(settle: bool) -> None:
+        entries = [job(next(sequences), b"x" * 100) for _ in range(3)]
+        journal.accept(entries, None).addCallback(accepted, entries, settle)
+
+    for each in range(20):
+        push(bool(each % 2))
+
+
+def main(path: str, what: str) -> None:
+    """Open the journal and say so; then push, or hold it, until killed."""
+    journal = Journal(reactor, path, synchronous="full", limits=Limits(3600.0, 1_000_000, 1_000_000))
+    epoch = journal.open(Owner()).epoch
+    print("open", flush=True)
+    if what == "push":
+        reactor.callWhenRunning(_push, journal, epoch)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

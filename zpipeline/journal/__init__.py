@@ -1,0 +1,131 @@
+"""The journal: jobs in an SQLite file, from the moment when they are accepted until they are settled, and longer.
+
+The pipeline knows `Journal` alone:
+
+    schema.py    the tables, and what is wrong with a file that cannot be used
+    opening.py   opening it, and the lock beside it
+    tables.py    what is read and written within a transaction
+    writer.py    when that is done, and in which thread: group commit
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import IO, Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from zpipeline.entry import Entry
+from zpipeline.errors import JournalError
+from zpipeline.journal import opening
+from zpipeline.journal.tables import Tables
+from zpipeline.journal.writer import MOST_QUICK, Kind, Request, Writer
+from zpipeline.retries import Key as Due
+from zpipeline.store import Facts, Key, Letter, Limits, Opened, Selection, Status, StoreOwner, Summary
+
+__all__ = ["Journal"]
+
+#: Dead letters that become jobs again in one transaction, and bytes of their bodies, about.
+_REVIVED = 1000
+_REVIVED_BYTES = 16 << 20
+
+
+class Journal:
+    """A `zpipeline.store.Store` in a file.
+
+    :param path: of the file; it is made if it is not there.
+    :param synchronous: ``full``: what was accepted outlives a power cut; ``normal``: it outlives this process.
+    """
+
+    holds_all = False
+
+    def __init__(self, reactor: Any, path: str, *, synchronous: str, limits: Limits) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._synchronous = synchronous
+        self._limits = limits
+        self._lock: IO[bytes] | None = None
+        self._writer: Writer | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written now."""
+        return self._writer.trouble if self._writer is not None else None
+
+    @property
+    def congested(self) -> bool:
+        """Whether too much of what has happened could not be written."""
+        return self._writer is not None and self._writer.congested
+
+    def open(self, owner: StoreOwner) -> Opened:
+        """See `zpipeline.store.Store.open`."""
+        held = opening.lock(self._path)
+        try:
+            connection, opened = opening.open_journal(self._path)
+        except BaseException:
+            held.close()
+            raise
+        self._lock = held
+        tables = Tables(connection, self._limits, opening.PATIENCE)
+        sqlites_log = os.path.realpath(self._path) + "-wal" if self._synchronous == "full" else None
+        self._writer = Writer(self._reactor, self._path, tables, owner, sqlites_log)
+        self._writer.start()
+        return opened
+
+    def accept(self, entries: Sequence[Entry], key: Key | None) -> Deferred[int | None]:
+        """See `zpipeline.store.Store.accept`."""
+        at = time.time()
+        kind = Kind.CHANGE if len(entries) <= MOST_QUICK else Kind.LONG
+        return self._ask(lambda tables: tables.accept(entries, key, at), kind)
+
+    def note(self, facts: Facts) -> None:
+        """See `zpipeline.store.Store.note`."""
+        assert self._writer is not None
+        self._writer.note(facts)
+
+    def load(self, after: int, most: int, most_bytes: int) -> Deferred[tuple[list[Entry], bool]]:
+        """See `zpipeline.store.Store.load`."""
+        return self._ask(lambda tables: tables.load(after, most, most_bytes), Kind.LONG)
+
+    def load_retries(self, after: Due, most: int, most_bytes: int) -> Deferred[tuple[list[Entry], bool]]:
+        """See `zpipeline.store.Store.load_retries`."""
+        return self._ask(lambda tables: tables.load_retries(after, most, most_bytes), Kind.LONG)
+
+    def status(self, sequence: int) -> Deferred[Status | None]:
+        """See `zpipeline.store.Store.status`."""
+        return self._ask(lambda tables: tables.status(sequence, time.time()), Kind.QUESTION)
+
+    def letters(self, after: int, most: int) -> Deferred[list[Summary]]:
+        """See `zpipeline.store.Store.letters`."""
+        return self._ask(lambda tables: tables.letters(after, most), Kind.QUESTION)
+
+    def letter(self, sequence: int) -> Deferred[Letter | None]:
+        """See `zpipeline.store.Store.letter`."""
+        return self._ask(lambda tables: tables.letter(sequence), Kind.QUESTION)
+
+    def revive(self, selection: Selection, at: float) -> Deferred[tuple[list[Entry], bool]]:
+        """See `zpipeline.store.Store.revive`."""
+        return self._ask(lambda tables: tables.revive(selection, at, _REVIVED, _REVIVED_BYTES), Kind.LONG)
+
+    def drop(self, sequence: int) -> Deferred[bool]:
+        """See `zpipeline.store.Store.drop`."""
+        return self._ask(lambda tables: tables.drop(sequence), Kind.CHANGE)
+
+    def close(self) -> Deferred[int]:
+        """See `zpipeline.store.Store.close`."""
+        if self._writer is None:
+            return succeed(0)
+        return self._writer.close().addBoth(self._unlock)
+
+    def _unlock(self, outcome: Any) -> Any:
+        assert self._lock is not None
+        self._lock.close()
+        self._lock = self._writer = None
+        return outcome
+
+    def _ask(self, request: Request, kind: Kind) -> Deferred[Any]:
+        if self._writer is None:
+            return fail(JournalError(f"the journal {self._path} is closed"))
+        return self._writer.ask(request, kind)

@@ -1,0 +1,107 @@
+"""The journal's tables, and what is wrong with a file that cannot be used.
+
+    meta     what is one for the whole journal: its ventilator number, how often it was opened, how many jobs
+             are unsettled and how many bytes their bodies have (stored, not counted, so that opening is quick)
+    jobs     unsettled jobs. `due` is when a job that waits for another attempt may go out; NULL for the others
+    settled  what became of settled jobs, for as long as it can be asked for
+    dead     dead letters, until they are dropped or tried again
+    keys     idempotency keys; `expires` is NULL while their jobs are unsettled
+
+Bodies come last in their rows: what comes before them is read without them.
+
+Sequence numbers are made by the pipeline, of the number of the opening and a count: one is never used again, even if
+the transaction that held it was lost in a power cut.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+
+VERSION = 1
+
+#: In the head of each journal, so that it is known for one whatever number others give their versions: "zpip".
+APPLICATION = 0x7A706970
+
+#: What `meta` counts.
+COUNTS = ("pending", "pending_bytes", "settled", "keys")
+
+TABLES = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE jobs (
+        sequence INTEGER PRIMARY KEY,
+        accepted_at REAL NOT NULL,
+        attempt INTEGER NOT NULL DEFAULT 1,
+        strikes INTEGER NOT NULL DEFAULT 0,
+        due REAL,
+        error TEXT,
+        headers BLOB NOT NULL,
+        body BLOB NOT NULL
+    )""",
+    "CREATE INDEX retries ON jobs (due, sequence) WHERE due IS NOT NULL",
+    """CREATE TABLE settled (
+        sequence INTEGER PRIMARY KEY,
+        attempts INTEGER NOT NULL,
+        accepted_at REAL NOT NULL,
+        settled_at REAL NOT NULL,
+        error TEXT
+    )""",
+    """CREATE TABLE dead (
+        sequence INTEGER PRIMARY KEY,
+        accepted_at REAL NOT NULL,
+        settled_at REAL NOT NULL,
+        attempts INTEGER NOT NULL,
+        strikes INTEGER NOT NULL,
+        handler TEXT NOT NULL,
+        error TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        headers BLOB NOT NULL,
+        traceback TEXT NOT NULL
+    )""",
+    """CREATE TABLE keys (
+        name TEXT PRIMARY KEY,
+        fingerprint BLOB NOT NULL,
+        sequence INTEGER NOT NULL,
+        expires REAL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX keys_of_jobs ON keys (sequence)",
+    "CREATE INDEX keys_to_expire ON keys (expires) WHERE expires IS NOT NULL",
+)
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make the tables of a new journal."""
+    for statement in TABLES:
+        connection.execute(statement)
+    connection.executemany(
+        "INSERT INTO meta VALUES (?, ?)",
+        # 63 bits: SQLite's integers are signed
+        [("ventilator", secrets.randbits(63)), ("epoch", 0), *((name, 0) for name in COUNTS)],
+    )
+    connection.execute(f"PRAGMA application_id={APPLICATION}")
+    connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def explain(error: Exception) -> str:
+    """What is wrong, and how to mend it."""
+    text = str(error)
+    if "not a database" in text or "malformed" in text or "disk image" in text:
+        return f"it is damaged, or no SQLite file ({text}): restore it from a backup, or name another with --journal"
+    if "readonly" in text or "unable to open" in text:
+        return f"it cannot be written ({text}): see to the permissions of the file and of its folder"
+    if is_full(error):
+        return f"there is no room on its disk ({text}): make some"
+    if is_locked(error):
+        return f"another program holds it ({text}): end that program"
+    return f"it cannot be used ({text}): see to its disk"
+
+
+def is_full(error: Exception) -> bool:
+    """Whether there is no room on the disk."""
+    return "is full" in str(error)
+
+
+def is_locked(error: Exception | None) -> bool:
+    """Whether another program holds the file."""
+    return isinstance(error, sqlite3.Error) and "locked" in str(error)

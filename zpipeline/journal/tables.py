@@ -1,0 +1,360 @@
+"""The journal's rows: what is read and written within a transaction. No threads, no Deferreds.
+
+Rows are written many in a statement: each statement has its price, and where it runs beside the reactor's thread, it
+lets go of Python's global lock and has to get it back.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+from zpipeline.entry import Entry
+from zpipeline.journal.schema import COUNTS
+from zpipeline.retries import Key as Due
+from zpipeline.store import Facts, Key, Letter, Limits, Selection, Status, Summary, state_of_waiting
+
+_ENTRY = "sequence, body, headers, accepted_at, attempt, strikes, due, error"
+_SUMMARY = "sequence, accepted_at, settled_at, attempts, strikes, handler, error, size"
+
+_STORE_COUNTS = (
+    f"UPDATE meta SET value = CASE name {' '.join(f'WHEN {name!r} THEN ?' for name in COUNTS)} ELSE value END"
+)
+
+#: Rows in one statement: with five values each, below the 999 that older SQLites take.
+ROWS = 64
+
+#: When SQLite's log is brought into the file: its own measure, of which this is an estimate.
+_CHECKPOINT_PAGES = 1000
+_PAGES_OF_TRANSACTION = 6
+_ROWS_OF_PAGE = 20
+_PAGE = 4096  # bytes
+
+#: How often what is old is looked for, in seconds, and how many rows at once.
+_TIDY_INTERVAL = 0.1
+_TIDY_ROWS = 2000
+
+
+class Tables:
+    """The rows of one journal.
+
+    :param patience: how long another program that holds the file is waited for, in seconds.
+
+    All methods but `begin` are to be called between `begin` and `commit`, or `rollback`.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, limits: Limits, patience: float = 1.0) -> None:
+        self._connection = connection
+        self._patience = patience
+        self._waits: bool | None = None  # for other programs, as it is set now
+        self._pages = 0  # that have been written since the last checkpoint, about
+        self._limits = limits
+        self._counts: dict[str, int] = {}
+        self._stored: dict[str, int] = {}  # what of _counts is committed
+        self._new: list[Entry] = []  # accepted in this transaction, not inserted yet
+        self._changes = connection.total_changes
+        self._tidied_at = 0.0
+        self._read_counts()
+
+    # Transactions
+
+    def begin(self, *, wait: bool = True) -> None:
+        """Begin a transaction.
+
+        :param wait: for another program that holds the file.
+        """
+        if wait is not self._waits:
+            self._waits = wait
+            self._connection.execute(f"PRAGMA busy_timeout={int(self._patience * 1000) if wait else 0}")
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Everything since `begin` is there to stay."""
+        self._insert_new()
+        if self._counts != self._stored:
+            self._connection.execute(_STORE_COUNTS, [self._counts[name] for name in COUNTS])
+        self._connection.execute("COMMIT")
+        self._stored = dict(self._counts)
+        changes, self._changes = self._connection.total_changes - self._changes, self._connection.total_changes
+        self._pages += _PAGES_OF_TRANSACTION + changes // _ROWS_OF_PAGE
+
+    def rollback(self) -> None:
+        """Nothing since `begin` has happened."""
+        self._new.clear()
+        self._counts = dict(self._stored)
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether SQLite's log is so long that it should be brought into the file."""
+        return self._pages >= _CHECKPOINT_PAGES
+
+    def checkpoint(self) -> None:
+        """Bring SQLite's log into the file, outside of transactions. It waits for the disk."""
+        self._pages = 0  # if it fails, the next try is after as many
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def probe(self) -> None:
+        """Write something that changes nothing, to see whether writing works."""
+        self._connection.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
+
+    # Jobs come
+
+    def accept(self, entries: Sequence[Entry], key: Key | None, at: float) -> int | None:
+        """See `zpipeline.store.Store.accept`."""
+        if key is not None:
+            holder = self._take_key(key, entries[0].sequence, at)
+            if holder is not None:
+                return holder
+        self._new.extend(entries)
+        size = sum([len(entry.body) for entry in entries])
+        self._pages += size // _PAGE
+        self._count(pending=len(entries), pending_bytes=size)
+        return None
+
+    def _take_key(self, key: Key, sequence: int, at: float) -> int | None:
+        found = self._connection.execute(
+            "SELECT fingerprint, sequence FROM keys WHERE name = ? AND (expires IS NULL OR expires >= ?)",
+            (key.name, at),
+        ).fetchone()
+        if found is not None:
+            key.check(found[0])
+            return int(found[1])
+        self._forget_keys(at)
+        self._limits.check_keys(self._counts["keys"])
+        # an expired one may be there still
+        gone = self._connection.execute("DELETE FROM keys WHERE name = ?", (key.name,)).rowcount
+        self._connection.execute("INSERT INTO keys VALUES (?, ?, ?, NULL)", (key.name, key.fingerprint, sequence))
+        self._count(keys=1 - gone)
+        return None
+
+    def _insert_new(self) -> None:
+        new, self._new = self._new, []
+        self._insert(
+            "INSERT INTO jobs (sequence, body, headers, accepted_at) VALUES",
+            [(entry.sequence, entry.body, entry.headers, entry.accepted_at) for entry in new],
+        )
+
+    # What happens to jobs
+
+    def write(self, facts: Facts) -> list[tuple[int, int]]:
+        """What has happened to jobs. What is returned is for `zpipeline.store.StoreOwner.settled_elsewhere`."""
+        if facts.tried:
+            self._connection.executemany(
+                "UPDATE jobs SET attempt = ?, strikes = ?, due = ?, error = ? WHERE sequence = ?", facts.tried
+            )
+        self._settle(
+            [(entry.sequence, entry.attempt, entry.accepted_at, entry.settled_at, None) for entry in facts.done]
+        )
+        self._bury(facts.dead)
+        # last: of one that is among those above, too, its owner knows already
+        return self._settle_elsewhere(dict(facts.elsewhere))
+
+    def _settle_elsewhere(self, times: dict[int, float]) -> list[tuple[int, int]]:
+        found = self._select("SELECT sequence, attempt, accepted_at FROM jobs WHERE sequence IN", list(times))
+        return list(self._settle([(*row, times[row[0]], None) for row in found]).items())
+
+    def _bury(self, letters: list[Letter]) -> None:
+        summaries = [letter.summary for letter in letters]
+        settled = self._settle(
+            [(dead.sequence, dead.attempts, dead.accepted_at, dead.settled_at, dead.error) for dead in summaries]
+        )
+        for letter in letters:
+            if letter.summary.sequence in settled:
+                self._connection.execute(
+                    f"INSERT OR REPLACE INTO dead ({_SUMMARY}, body, headers, traceback) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*letter.summary, letter.body, letter.headers, letter.traceback),
+                )
+
+    def _settle(self, rows: list[tuple[Any, ...]]) -> dict[int, int]:
+        """Settle those of these jobs that were not settled before: which they are, and how large their bodies.
+
+        A job can be done twice: once when it is in the store alone, and again when it has been read since.
+        """
+        numbers = [row[0] for row in rows]
+        sizes = self._sizes(numbers)
+        if not sizes:
+            return sizes
+        if len(sizes) < len(rows):
+            rows = list({row[0]: row for row in rows if row[0] in sizes}.values())
+        self._delete("DELETE FROM jobs WHERE sequence IN", [row[0] for row in rows])
+        self._insert("INSERT OR REPLACE INTO settled VALUES", rows)
+        self._count(pending=-len(rows), pending_bytes=-sum(sizes.values()), settled=len(rows))
+        if self._counts["keys"]:
+            keep = self._limits.keep
+            self._connection.executemany(
+                "UPDATE keys SET expires = ? WHERE sequence = ?", [(row[3] + keep, row[0]) for row in rows]
+            )
+        return sizes
+
+    # Pages
+
+    def load(self, after: int, most: int, most_bytes: int) -> tuple[list[Entry], bool]:
+        """See `zpipeline.store.Store.load`."""
+        self._insert_new()
+        found = self._connection.execute(
+            f"SELECT {_ENTRY} FROM jobs WHERE sequence > ? AND due IS NULL ORDER BY sequence LIMIT ?", (after, most + 1)
+        )
+        return _page(found, most, most_bytes)
+
+    def load_retries(self, after: Due, most: int, most_bytes: int) -> tuple[list[Entry], bool]:
+        """See `zpipeline.store.Store.load_retries`."""
+        found = self._connection.execute(
+            f"SELECT {_ENTRY} FROM jobs WHERE due IS NOT NULL AND (due, sequence) > (?, ?) "
+            "ORDER BY due, sequence LIMIT ?",
+            (*after, most + 1),
+        )
+        return _page(found, most, most_bytes)
+
+    # Questions
+
+    def status(self, sequence: int, at: float) -> Status | None:
+        """See `zpipeline.store.Store.status`."""
+        self._insert_new()
+        execute = self._connection.execute
+        row = execute("SELECT attempt, accepted_at, due, error FROM jobs WHERE sequence = ?", (sequence,)).fetchone()
+        if row is not None:
+            return Status(state_of_waiting(row[2], row[3]), row[0], row[1], None, row[3])
+        row = execute(
+            "SELECT attempts, accepted_at, settled_at, error FROM dead WHERE sequence = ?", (sequence,)
+        ).fetchone()
+        if row is not None:
+            return Status("dead", *row)
+        row = execute(
+            "SELECT attempts, accepted_at, settled_at, error FROM settled WHERE sequence = ? AND settled_at >= ?",
+            (sequence, at - self._limits.keep),
+        ).fetchone()
+        return None if row is None else Status("done" if row[3] is None else "dead", *row)
+
+    def letters(self, after: int, most: int) -> list[Summary]:
+        """See `zpipeline.store.Store.letters`."""
+        found = self._connection.execute(
+            f"SELECT {_SUMMARY} FROM dead WHERE sequence > ? ORDER BY sequence LIMIT ?", (after, most)
+        )
+        return [Summary(*row) for row in found]
+
+    def letter(self, sequence: int) -> Letter | None:
+        """See `zpipeline.store.Store.letter`."""
+        row = self._connection.execute(
+            f"SELECT {_SUMMARY}, body, headers, traceback FROM dead WHERE sequence = ?", (sequence,)
+        ).fetchone()
+        return None if row is None else Letter(Summary(*row[:8]), *row[8:])
+
+    # Dead letters go
+
+    def revive(self, chosen: Selection, at: float, most: int, most_bytes: int) -> tuple[list[Entry], bool]:
+        """See `zpipeline.store.Store.revive`."""
+        found = self._connection.execute(
+            "SELECT sequence, body, headers, accepted_at, 1, 0, ?1, NULL FROM dead WHERE sequence > ?2 "
+            "AND sequence <= ?3 AND (?4 IS NULL OR handler = ?4) AND (?5 IS NULL OR instr(error, ?5) > 0) "
+            "ORDER BY sequence LIMIT ?6",
+            (at, chosen.after, chosen.last, chosen.handler, chosen.error, most + 1),
+        )
+        entries, more = _page(found, most, most_bytes)
+        numbers = [entry.sequence for entry in entries]
+        self._delete("DELETE FROM dead WHERE sequence IN", numbers)
+        self._count(settled=-self._delete("DELETE FROM settled WHERE sequence IN", numbers))
+        self._connection.executemany("UPDATE keys SET expires = NULL WHERE sequence = ?", [(n,) for n in numbers])
+        self._connection.executemany(
+            "INSERT INTO jobs (sequence, body, headers, accepted_at, due) VALUES (?, ?, ?, ?, ?)",
+            [(entry.sequence, entry.body, entry.headers, entry.accepted_at, at) for entry in entries],
+        )
+        self._count(pending=len(entries), pending_bytes=sum([len(entry.body) for entry in entries]))
+        return entries, more
+
+    def drop(self, sequence: int) -> bool:
+        """See `zpipeline.store.Store.drop`."""
+        return self._delete("DELETE FROM dead WHERE sequence IN", [sequence]) > 0
+
+    # What is old goes
+
+    def tidy(self, at: float) -> None:
+        """Forget settled jobs and keys that have been kept for long enough: some at a time."""
+        surplus = self._counts["settled"] - self._limits.most_settled
+        if surplus > 0:
+            self._forget_oldest(surplus)
+        if 0 <= at - self._tidied_at < _TIDY_INTERVAL:
+            return
+        self._tidied_at = at
+        self._forget_oldest(_TIDY_ROWS, settled_before=at - self._limits.keep)
+        self._forget_keys(at)
+
+    def _forget_oldest(self, most: int, settled_before: float = float("inf")) -> None:
+        gone = self._connection.execute(
+            "DELETE FROM settled WHERE sequence IN (SELECT sequence FROM "
+            "(SELECT sequence, settled_at FROM settled ORDER BY sequence LIMIT ?) WHERE settled_at < ?)",
+            (most, settled_before),
+        ).rowcount
+        self._count(settled=-gone)
+
+    def _forget_keys(self, at: float) -> None:
+        gone = self._connection.execute(
+            "DELETE FROM keys WHERE name IN (SELECT name FROM keys WHERE expires < ? LIMIT ?)", (at, _TIDY_ROWS)
+        ).rowcount
+        self._count(keys=-gone)
+
+    # Rows and counts
+
+    def _insert(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for chunk in _chunks(rows):
+            places = "(" + ",".join("?" * len(chunk[0])) + ")"
+            self._connection.execute(f"{statement} {','.join([places] * len(chunk))}", list(chain.from_iterable(chunk)))
+
+    def _select(self, statement: str, numbers: Sequence[int]) -> list[tuple[Any, ...]]:
+        return [
+            row
+            for chunk in _chunks(numbers)
+            for row in self._connection.execute(f"{statement} ({','.join('?' * len(chunk))})", chunk)
+        ]
+
+    def _sizes(self, numbers: Sequence[int]) -> dict[int, int]:
+        """Which of these jobs are there, and how large their bodies are.
+
+        Each statement answers in one row, for the reason that the module gives.
+        """
+        sizes: dict[int, int] = {}
+        query = "SELECT group_concat(sequence), group_concat(length(body)) FROM jobs WHERE sequence IN"
+        for found, lengths in self._select(query, numbers):
+            if found is not None:
+                sizes.update(zip(map(int, found.split(",")), map(int, lengths.split(",")), strict=True))
+        return sizes
+
+    def _delete(self, statement: str, numbers: Sequence[int]) -> int:
+        return sum(
+            self._connection.execute(f"{statement} ({','.join('?' * len(chunk))})", chunk).rowcount
+            for chunk in _chunks(numbers)
+        )
+
+    def _count(self, **changes: int) -> None:
+        for name, change in changes.items():
+            self._counts[name] += change
+
+    def _read_counts(self) -> None:
+        meta = dict(self._connection.execute("SELECT name, value FROM meta"))
+        self._counts = {name: meta[name] for name in COUNTS}
+        self._stored = dict(self._counts)
+
+
+def _page(rows: Iterable[tuple[Any, ...]], most: int, most_bytes: int) -> tuple[list[Entry], bool]:
+    entries: list[Entry] = []
+    size = 0
+    for row in rows:
+        if len(entries) == most or size > most_bytes:
+            return entries, True
+        entries.append(Entry(*row))
+        size += len(row[1])
+    return entries, False
+
+
+def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    """Pieces for a statement each."""
+    for start in range(0, len(rows), ROWS):
+        yield rows[start : start + ROWS]

@@ -1,0 +1,393 @@
+"""What users call, and starting and stopping."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.logger import Logger
+
+from zpipeline.addresses import parse_address
+from zpipeline.admission import Admission
+from zpipeline.dispatch import Dispatcher
+from zpipeline.errors import Draining, Refused, TooLarge, UsageError
+from zpipeline.job import (
+    DeadLetter,
+    DeadLetterSummary,
+    JobStatus,
+    check_body,
+    encode_headers,
+    make_id,
+    parse_id,
+)
+from zpipeline.journal import Journal
+from zpipeline.memory import Memory
+from zpipeline.pipeline.jobs import Jobs
+from zpipeline.pipeline.sessions import Sessions
+from zpipeline.retries import Policy
+from zpipeline.store import Key, Limits, Selection, Store, Summary
+from zpipeline.window import MAX_WINDOW
+
+DEFAULT_WORKERS = ("tcp://127.0.0.1:4444", "tcp://127.0.0.1:4445", "tcp://127.0.0.1:4446")
+DEFAULT_SINK = "tcp://127.0.0.1:*"
+DEFAULT_JOURNAL = "zpipe-web.sqlite"
+MAX_PENDING = 1_000_000
+MAX_PENDING_IN_MEMORY = 100_000
+MAX_PENDING_BYTES_IN_MEMORY = 1 << 30
+MAX_BODY = 1 << 20
+ATTEMPTS = 5
+BACKOFF = (1.0, 300.0)
+KEEP = 3600.0
+DRAIN = 30.0
+
+#: How many settled jobs can be asked for, and how many idempotency keys are kept.
+_KEPT = 1_000_000
+_KEPT_IN_MEMORY = 100_000
+
+log = Logger()
+
+
+class Pipeline(Service):
+    """Hands jobs to workers, and sees to it that each is run.
+
+    :param reactor: the reactor that it runs on.
+    :param workers: the workers' addresses (``tcp://HOST:PORT``). They may come, go and come back at any time.
+    :param journal: the file where jobs are until they are settled; None keeps them in memory, for as long as this
+        process lives.
+    :param journal_sync: ``"full"``: an accepted job outlives a power cut; ``"normal"``: it outlives this process.
+    :param sink: where workers report to; a port of ``*`` takes a free one. For workers on other machines
+        name an address that they reach, or ``tcp://*:PORT``.
+    :param max_pending: how many jobs may be unsettled; None for 1,000,000, or 100,000 without a journal.
+    :param max_pending_bytes: how many bytes their bodies may have together; None for any, or 1 GiB without a journal.
+    :param max_body: how many bytes one body may have.
+    :param window: jobs in flight at each worker; None lets each window size itself (`zpipeline.window`).
+    :param attempts: how often a job is tried whose handler fails.
+    :param backoff: the longest delay before the second attempt, and before any, in seconds
+        (`zpipeline.retries.Policy`).
+    :param timeout: how long an attempt may take, in seconds; None for ever.
+    :param keep: for how many seconds settled jobs can be asked for, and idempotency keys are kept after that; at most
+        1,000,000 of each, or 100,000 without a journal.
+    :param drain: how many seconds stopping waits for jobs to settle.
+    :param plain: send each job as one plain frame to whatever PULL sockets are there: at most once, unacknowledged,
+        and in memory.
+    :raises UsageError: an address or a number cannot work.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        workers: Iterable[str] = DEFAULT_WORKERS,
+        *,
+        journal: str | None = DEFAULT_JOURNAL,
+        journal_sync: str = "full",
+        sink: str = DEFAULT_SINK,
+        max_pending: int | None = None,
+        max_pending_bytes: int | None = None,
+        max_body: int = MAX_BODY,
+        window: int | None = None,
+        attempts: int = ATTEMPTS,
+        backoff: tuple[float, float] = BACKOFF,
+        timeout: float | None = None,
+        keep: float = KEEP,
+        drain: float = DRAIN,
+        plain: bool = False,
+    ) -> None:
+        self._workers = _check_workers(workers)
+        parse_address(sink, bound=True)
+        if window is not None and not 1 <= window <= MAX_WINDOW:
+            raise UsageError(f"a window is from 1 to {MAX_WINDOW} jobs, not {window}")
+        if journal == "":
+            raise UsageError("a journal needs the name of a file: name one with --journal")
+        if journal_sync not in ("full", "normal"):
+            raise UsageError(f"journal_sync is 'full' or 'normal', not {journal_sync!r}")
+        self._reactor = reactor
+        self._drain_seconds = drain
+        self.max_body = max_body
+        in_memory = journal is None or plain
+
+        def make_store() -> Store:
+            if journal is None or plain:
+                return Memory(Limits(keep, _KEPT_IN_MEMORY, _KEPT_IN_MEMORY))
+            return Journal(reactor, journal, synchronous=journal_sync, limits=Limits(keep, _KEPT, _KEPT))
+
+        most = max_pending or (MAX_PENDING_IN_MEMORY if in_memory else MAX_PENDING)
+        most_bytes = max_pending_bytes or (MAX_PENDING_BYTES_IN_MEMORY if in_memory else None)
+        policy = Policy(attempts, *backoff, timeout)
+
+        def build() -> None:
+            self._dispatcher = Dispatcher(policy, window=MAX_WINDOW if plain else window, bounded=not in_memory)
+            self._jobs = Jobs(make_store(), self._dispatcher, Admission(most, most_bytes), self._wake)
+            self._sessions = Sessions(reactor, self._dispatcher, self._jobs, sink=sink, window=window, plain=plain)
+
+        self._build = build
+        build()
+        if in_memory:
+            self._jobs.open()  # nothing can go wrong, and jobs can be pushed before the start
+        self._stopping: Deferred[None] | None = None
+        self._drained: Deferred[None] | None = None
+        #: After stopping: how many jobs were lost (without a journal), or may run twice (with a journal that could
+        #: not be written).
+        self.left_undone = 0
+
+    # What users call
+
+    def push(
+        self, body: bytes, headers: Mapping[str, str] | None = None, *, idempotency_key: str | None = None
+    ) -> Deferred[str]:
+        """Have a worker run one job.
+
+        :param body: its content.
+        :param headers: str to str; names are lowered.
+        :param idempotency_key: pushed with the same key, the same body and the same headers ``content-type`` and
+            ``zpipe-path``, it is the same job, until `keep` seconds after it was settled.
+        :returns: the job's id, once it is accepted: in the journal, if there is one. To cancel the Deferred does not
+            withdraw the job.
+        :raises Full: (as all of these, by the Deferred) the bound on unsettled jobs is reached.
+        :raises Draining: the pipeline is being stopped.
+        :raises TooLarge: the body is larger than `max_body`.
+        :raises JournalError: the journal cannot be written.
+        :raises KeyReused: the key was that of another request.
+        :raises KeysFull: there are too many keys.
+        :raises UsageError: the body is not bytes, or the headers are not str to str.
+        """
+        key = None
+        try:
+            packed = self._check([body], headers)
+            if idempotency_key is not None:
+                key = Key(idempotency_key, _fingerprint(body, packed))
+            return self._jobs.accept([body], packed, key).addCallback(lambda numbers: self._id(numbers[0]))
+        except (Refused, UsageError):
+            return fail()
+
+    def push_many(self, bodies: Iterable[bytes], headers: Mapping[str, str] | None = None) -> Deferred[list[str]]:
+        """Have workers run one job for each body: all are accepted or none.
+
+        :param bodies: the jobs' contents.
+        :param headers: the same for each of them.
+        :returns: the jobs' ids, in order, once all are accepted.
+        :raises Refused: (by the Deferred) as for `push`.
+        """
+        bodies = list(bodies)
+        try:
+            packed = self._check(bodies, headers)
+            return self._jobs.accept(bodies, packed).addCallback(lambda numbers: [self._id(n) for n in numbers])
+        except (Refused, UsageError):
+            return fail()
+
+    def job(self, job_id: str) -> Deferred[JobStatus | None]:
+        """What is known of a job; None when it is unknown, or was settled so long ago that it is forgotten.
+
+        :raises JournalError: (as of all that follow, by the Deferred) the journal cannot be read.
+        """
+        return Deferred.fromCoroutine(self._job(job_id))
+
+    async def _job(self, job_id: str) -> JobStatus | None:
+        sequence = self._sequence(job_id)
+        status = None if sequence is None else await maybeDeferred(self._jobs.status, sequence)
+        return None if status is None else JobStatus(job_id, *status)
+
+    def dead_letters(self, after: str | None = None, most: int = 100) -> Deferred[list[DeadLetterSummary]]:
+        """Jobs that are dead, in the order in which they were accepted.
+
+        :param after: only those with higher ids.
+        :param most: no more than so many.
+        """
+        number = 0 if after is None else self._sequence(after)
+        letters = self._jobs.letters(0 if number is None else number, most)
+        return letters.addCallback(lambda found: [self._summary(summary) for summary in found])
+
+    def dead_letter(self, job_id: str) -> Deferred[DeadLetter | None]:
+        """All of a dead job; None when there is none of that id."""
+        return Deferred.fromCoroutine(self._dead_letter(job_id))
+
+    async def _dead_letter(self, job_id: str) -> DeadLetter | None:
+        sequence = self._sequence(job_id)
+        letter = None if sequence is None else await self._jobs.letter(sequence)
+        if letter is None:
+            return None
+        headers = MappingProxyType(json.loads(letter.headers))
+        return DeadLetter(self._summary(letter.summary), letter.body, headers, letter.traceback)
+
+    def retry_dead(self, job_id: str) -> Deferred[bool]:
+        """Have a dead job tried again, as if for the first time: whether there is one of that id."""
+        return Deferred.fromCoroutine(self._retry_dead(job_id))
+
+    async def _retry_dead(self, job_id: str) -> bool:
+        sequence = self._sequence(job_id)
+        return sequence is not None and bool(await self._jobs.revive(Selection(sequence - 1, sequence)))
+
+    def retry_all_dead(self, handler: str | None = None, error: str | None = None) -> Deferred[int]:
+        """Have dead jobs tried again, as if for the first time: how many there were.
+
+        :param handler: only those whose last attempt was made by it, as workers name it.
+        :param error: only those with this text in their error.
+        """
+        return Deferred.fromCoroutine(self._jobs.revive(Selection(handler=handler, error=error)))
+
+    def drop_dead(self, job_id: str) -> Deferred[bool]:
+        """Throw a dead job away: whether there was one of that id."""
+        return Deferred.fromCoroutine(self._drop_dead(job_id))
+
+    async def _drop_dead(self, job_id: str) -> bool:
+        sequence = self._sequence(job_id)
+        return sequence is not None and await self._jobs.drop(sequence)
+
+    @property
+    def ready_workers(self) -> int:
+        """How many workers take part now."""
+        return self._dispatcher.ready_workers
+
+    @property
+    def accepting(self) -> bool:
+        """Whether a job would be accepted now."""
+        return not (self.draining or self._jobs.admission.full or self.trouble)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the pipeline is being stopped."""
+        return self._stopping is not None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the journal cannot be written now; None when it can."""
+        return self._jobs.trouble
+
+    @property
+    def pending(self) -> int:
+        """How many jobs are accepted and not settled."""
+        return self._jobs.unsettled
+
+    @property
+    def bad_messages(self) -> int:
+        """How many messages broke the protocol."""
+        return self._sessions.bad_messages
+
+    # Starting and stopping
+
+    def bind(self) -> None:
+        """Bind the sink and open the journal; `startService` does so too. Call it first to learn what is wrong.
+
+        :raises UsageError: the sink's address cannot be bound, or the journal not be opened; or it is bound already.
+        """
+        if self._sessions.bound:
+            raise UsageError("this pipeline is bound already")
+        if self._jobs.survive:
+            self._jobs.open()
+        try:
+            self._sessions.bind()
+        except UsageError:
+            if self._jobs.survive:
+                self._jobs.close()
+                self._build()  # whoever binds again reads the journal again
+            raise
+
+    def startService(self) -> None:
+        """Connect to the workers, as they come."""
+        super().startService()
+        if self._stopping is not None and self._jobs.survive:
+            self._build()  # what is unsettled is read from the journal again
+        self._stopping = None
+        if not self._sessions.bound:
+            self.bind()
+        if self._jobs.survive and self.pending:
+            log.info("{pending} jobs of the journal are not settled yet", pending=self.pending)
+        self._sessions.start(self._workers, self._jobs.epoch)
+
+    def stopService(self) -> Deferred[None]:
+        """Accept nothing more, wait until jobs are settled or `drain` seconds are over, and disconnect.
+
+        With a journal it is waited for those in flight, and the others stay in the journal; without one, for all.
+
+        :returns: fires when everything is closed.
+        """
+        if self._stopping is None:
+            super().stopService()
+            self._stopping = Deferred.fromCoroutine(self._stop())
+        return self._stopping
+
+    async def _stop(self) -> None:
+        if self._jobs.survive:
+            self._sessions.hold()
+        if self._awaited and self._drain_seconds > 0:
+            log.info("draining: {jobs} jobs are waited for", jobs=self._awaited)
+            self._drained = Deferred()
+            timeout = self._reactor.callLater(self._drain_seconds, self._drained.callback, None)
+            await self._drained
+            self._drained = None
+            if timeout.active():
+                timeout.cancel()
+        await self._sessions.stop()
+        unwritten = await self._jobs.close()
+        self._say_what_is_left(unwritten)
+
+    @property
+    def _awaited(self) -> int:
+        """For how many jobs stopping waits."""
+        return self._dispatcher.in_flight if self._jobs.survive else self.pending
+
+    def _wake(self) -> None:
+        self._sessions.schedule()
+        if self._drained is not None and not self._drained.called and not self._awaited:
+            self._drained.callback(None)
+
+    def _say_what_is_left(self, unwritten: int) -> None:
+        self.left_undone = unwritten
+        if unwritten:
+            log.error(
+                "{unwritten} jobs may run twice: the journal could not be written when they had been run",
+                unwritten=unwritten,
+            )
+        if not self._jobs.survive and self.pending:
+            self.left_undone = self.pending
+            log.error(
+                "{pending} jobs are lost: they were not settled within {drain} seconds, and live in memory only",
+                pending=self.pending,
+                drain=self._drain_seconds,
+            )
+        elif self.pending:
+            log.info("{pending} jobs wait in the journal for the next start", pending=self.pending)
+
+    # Names
+
+    def _id(self, sequence: int) -> str:
+        return make_id(self._jobs.ventilator, sequence)
+
+    def _sequence(self, job_id: str) -> int | None:
+        """The number of one of our jobs; None when that is no id of ours."""
+        ventilator, sequence = parse_id(job_id) or (None, 0)
+        # SQLite's integers have 63 bits
+        return sequence if ventilator == self._jobs.ventilator and sequence < 1 << 63 else None
+
+    def _summary(self, summary: Summary) -> DeadLetterSummary:
+        return DeadLetterSummary(self._id(summary.sequence), *summary[1:])
+
+    def _check(self, bodies: Sequence[bytes], headers: Mapping[str, str] | None) -> bytes:
+        """The headers, packed, of a push that may go on."""
+        if self._stopping is not None:
+            raise Draining("the pipeline is being stopped: push to another, or later")
+        packed = encode_headers(headers)
+        for body in bodies:
+            if len(check_body(body)) > self.max_body:
+                raise TooLarge(f"a body of {len(body)} bytes: {self.max_body} are allowed")
+        return packed
+
+
+def _fingerprint(body: bytes, packed_headers: bytes) -> bytes:
+    """What must be the same in a request that is sent again."""
+    headers = json.loads(packed_headers)
+    about = json.dumps([headers.get("content-type"), headers.get("zpipe-path")])
+    return hashlib.sha256(about.encode() + b"\n" + body).digest()
+
+
+def _check_workers(workers: Iterable[str]) -> list[str]:
+    addresses = list(workers)
+    for address in addresses:
+        parse_address(address)
+    if twice := {address for address in addresses if addresses.count(address) > 1}:
+        raise UsageError(f"a worker is named twice: {min(twice)}")
+    return addresses

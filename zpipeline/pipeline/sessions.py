@@ -1,0 +1,336 @@
+"""The workers, as the ventilator knows them: a link to each, a session on each connection, and what they report."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from zpipeline import protocol
+from zpipeline.dispatch import GRACE, Dispatcher, Fate
+from zpipeline.entry import Entry, Session
+from zpipeline.errors import ProtocolError
+from zpipeline.inquest import Inquest
+from zpipeline.link import Link, State
+from zpipeline.pipeline.jobs import Jobs
+from zpipeline.pipeline.sending import to_messages
+from zpipeline.sockets import HIGH_WATER_MARK, LINGER_MS, Factory, Pull
+from zpipeline.text import printable
+
+#: How long reports that are here already are read before a session is given up for lost.
+_DRAIN_SINK_SECONDS = 0.25
+_PAST_SESSIONS = 10_000
+_PLAIN_HIGH_WATER_MARK = 1000  # ZeroMQ's own default
+
+log = Logger()
+
+
+@frozen
+class _Process:
+    """A worker's process, of which READY has told.
+
+    :ivar since: when it was first ready, by the monotonic clock.
+    """
+
+    incarnation: int
+    handler: str
+    since: float
+
+
+class Sessions:
+    """All workers of one ventilator. It is the `zpipeline.link.LinkOwner` of their links.
+
+    :param window: as it is told to workers.
+    :param plain: send each job as one plain frame, and settle it then.
+    :ivar bad_messages: how many messages broke the protocol.
+    """
+
+    def __init__(
+        self, reactor: Any, dispatcher: Dispatcher, jobs: Jobs, *, sink: str, window: int | None, plain: bool
+    ) -> None:
+        self.bad_messages = 0
+        self._reactor = reactor
+        self._dispatcher = dispatcher
+        self._jobs = jobs
+        self._sink_address = sink
+        self._window = window
+        self._plain = plain
+        self._generation = 0
+        self._links: list[Link] = []
+        self._open: dict[int, Link] = {}
+        self._past: OrderedDict[int, None] = OrderedDict()  # sessions that were lost, for what comes late
+        self._processes: dict[Link, _Process] = {}
+        self._inquests: dict[Link, tuple[int, Inquest]] = {}  # about the process of a lost session
+        self._factory: Factory | None = None
+        self._sink: Pull | None = None
+        self._bad_hosts: set[str | None] = set()
+        self._wakeup: IDelayedCall | None = None
+        self._deadline: IDelayedCall | None = None
+        self._is_holding = False
+
+    # Starting and stopping
+
+    @property
+    def bound(self) -> bool:
+        """Whether `bind` has been called."""
+        return self._sink is not None
+
+    def bind(self) -> None:
+        """Bind the sink.
+
+        :raises UsageError: its address cannot be bound.
+        """
+        factory = Factory(self._reactor)
+        self._sink = Pull(factory, self._sink_address, self._received)
+        self._factory = factory
+
+    def start(self, workers: Iterable[str], epoch: int) -> None:
+        """Connect to these, as they come.
+
+        :param epoch: how often this ventilator has been started; sessions of a later one replace earlier ones.
+        """
+        assert self._factory is not None and self._sink is not None
+        self._is_holding = False
+        self._generation = max(self._generation, epoch << 32)
+        silence = (
+            f"connected, but its reports do not reach {self._sink.address}: is that address reachable from the "
+            "worker (see --sink)? For a plain PULL socket use --plain"
+        )
+        for address in workers:
+            link = Link(
+                self._reactor,
+                self._factory,
+                address,
+                self,
+                # any PULL socket stops answering heartbeats at its own high-water mark
+                heartbeats=not self._plain,
+                high_water_mark=_PLAIN_HIGH_WATER_MARK if self._plain else HIGH_WATER_MARK,
+                silence=silence,
+            )
+            self._links.append(link)
+            link.start()
+        self.schedule()
+
+    def hold(self) -> None:
+        """Hand out nothing more."""
+        self._is_holding = True
+
+    def stop(self) -> Deferred[None]:
+        """Disconnect from all: fires when all sockets are closed."""
+        links, self._links = self._links, []  # without any, nothing is scheduled
+        for call in (self._wakeup, self._deadline):
+            if call is not None and call.active():
+                call.cancel()
+        self._wakeup = self._deadline = None
+        for link in links:
+            session = self._dispatcher.session(link.session)
+            # A worker that has something to do, and whose ventilator will come back, reports to that one.
+            is_left_to_it = session is not None and session.in_flight and self._jobs.survive
+            if link.session in self._open and not self._plain and not is_left_to_it:
+                link.send(protocol.encode(protocol.Close(link.session)))
+            link.stop(LINGER_MS)
+            self._end_inquest(link, Fate.UNREACHABLE)
+            if session is not None:
+                self._dispatcher.lose(session)
+                self._jobs.verdict(session.number, Fate.UNREACHABLE, "")
+        self._open.clear()
+        self._processes.clear()
+        factory, self._factory, self._sink = self._factory, None, None
+        return succeed(None) if factory is None else factory.close()
+
+    # Jobs go out
+
+    def schedule(self) -> None:
+        """Hand out jobs at the end of this turn: what it gathers for one worker goes in one batch."""
+        if self._wakeup is None and self._links:
+            self._wakeup = self._reactor.callLater(0, self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._wakeup = None
+        if self._is_holding:
+            return
+        for session, entries in self._jobs.hand_out():
+            link = self._open[session.number]
+            if self._plain:
+                self._send_plain(link, session, entries)
+            else:
+                for message in to_messages(session.number, entries):
+                    link.send(message)
+        self._watch_time()
+
+    def _send_plain(self, link: Link, session: Session, entries: list[Entry]) -> None:
+        """Settle what the socket takes; the rest waits again, until the socket is writable."""
+        sent = 0
+        while sent < len(entries) and link.send([entries[sent].body]):
+            sent += 1
+        self._jobs.done(session, [entry.sequence for entry in entries[:sent]])
+        if sent < len(entries):
+            self._dispatcher.pause(session, True)
+            self._dispatcher.returned(session, [entry.sequence for entry in entries[sent:]], time.monotonic())
+
+    def _watch_time(self) -> None:
+        """Be there when the dispatcher has something to do though nothing comes."""
+        wait = self._dispatcher.next_deadline(time.monotonic(), time.time())
+        call = self._deadline
+        if wait is None or (call is not None and call.getTime() <= self._reactor.seconds() + wait):
+            return  # an earlier call looks again
+        if call is not None:
+            call.cancel()
+        self._deadline = self._reactor.callLater(wait, self._time_has_come)
+
+    def _time_has_come(self) -> None:
+        self._deadline = None
+        for session in self._dispatcher.overdue(time.monotonic()):
+            link = self._open[session.number]
+            self._lose(link, Fate.OVERDUE)
+            link.give_up(f"has reported nothing for {self._dispatcher.policy.timeout} seconds and {GRACE:g} more")
+        self._jobs.wake()
+
+    # Sessions: LinkOwner
+
+    def link_opened(self, link: Link) -> None:
+        """A socket is there; a session begins when it is connected."""
+
+    def link_connected(self, link: Link) -> None:
+        """A connection to a worker is there: open a session on it."""
+        assert self._sink is not None
+        link.session = secrets.randbits(64)
+        self._open[link.session] = link
+        if self._plain:
+            self._takes_part(link, 1, time.monotonic(), "a plain PULL socket")
+            self._jobs.wake()
+            return
+        self._generation += 1
+        hello = protocol.Hello(
+            self._jobs.ventilator,
+            self._generation,
+            link.session,
+            self._sink.address,
+            self._window,
+            self._dispatcher.policy.timeout,
+        )
+        link.send(protocol.encode(hello))
+
+    def link_lost(self, link: Link) -> None:
+        """The link's session is over: what it held goes to others."""
+        self._lose(link, None)
+
+    def _lose(self, link: Link, fate: Fate | None) -> None:
+        """The session is over.
+
+        :param fate: of its process; None when it has to be found out.
+        """
+        if self._open.get(link.session) is not link:
+            return
+        assert self._sink is not None
+        # Reports that are here already count. They must not find the session half gone, hence before anything else.
+        self._sink.drain(_DRAIN_SINK_SECONDS)
+        if self._open.pop(link.session, None) is None:
+            return  # one of them was the last that stopping waited for
+        self._past[link.session] = None
+        if len(self._past) > _PAST_SESSIONS:
+            self._past.popitem(last=False)
+        session = self._dispatcher.session(link.session)
+        if session is None:
+            return
+        self._end_inquest(link, Fate.UNREACHABLE)
+        lost = self._dispatcher.lose(session)
+        if lost:
+            log.warn("{address}: {lost} jobs go to other workers", address=link.address, lost=lost)
+        if fate is None and lost and link.peer is not None and not self._plain:
+            inquest = Inquest(self._reactor, link.peer, partial(self._has_verdict, link))
+            self._inquests[link] = session.number, inquest
+        else:
+            self._judge(link, session.number, fate or Fate.UNREACHABLE)
+
+    def _has_verdict(self, link: Link, is_dead: bool) -> None:
+        self._end_inquest(link, Fate.DEAD if is_dead else Fate.UNREACHABLE)
+
+    def _end_inquest(self, link: Link, fate: Fate) -> None:
+        """What became of the process of the link's last session, if that was still asked."""
+        number, inquest = self._inquests.pop(link, (0, None))
+        if inquest is not None:
+            inquest.close()
+            self._judge(link, number, fate)
+
+    def _judge(self, link: Link, session: int, fate: Fate) -> None:
+        process = self._processes.get(link)
+        self._jobs.verdict(session, fate, process.handler if process is not None else "")
+
+    def link_writable(self, link: Link) -> None:
+        """A plain PULL socket takes jobs again."""
+        session = self._dispatcher.session(link.session)
+        if session is not None:
+            self._dispatcher.pause(session, False)
+            self._jobs.wake()
+
+    # Reports
+
+    def _received(self, frames: list[bytes], peer: Callable[[], str | None]) -> None:
+        try:
+            message = protocol.decode_for_sink(frames)
+            if message.session not in self._open and message.session not in self._past:
+                raise ProtocolError("it names a session that is none of ours")
+        except ProtocolError as error:
+            self._has_broken_protocol(error, peer())
+            return
+        link = self._open.get(message.session)
+        if link is None and not isinstance(message, protocol.Done):
+            return  # the session is lost
+        session = self._dispatcher.session(message.session)
+        match message:
+            case protocol.Done():
+                self._jobs.done(session, message.sequences)
+            case protocol.Failed():
+                assert link is not None
+                process = self._processes.get(link)
+                self._jobs.failed(session, message, process.handler if process is not None else "")
+            case protocol.Returned():
+                self._dispatcher.returned(session, message.sequences, time.monotonic())
+            case protocol.Ready() if session is None:
+                assert link is not None
+                if link.state is State.CONNECTED:
+                    self._ready(link, message)
+            case protocol.Ready():
+                assert link is not None
+                link.give_up("the worker has given up the session")
+                return
+            case protocol.State() if session is not None:
+                assert link is not None
+                if not self._dispatcher.state(session, message.concurrency, message.sent):
+                    link.give_up("reports of the worker went missing")
+                    return
+            case protocol.Bye() if session is not None:
+                self._dispatcher.leave(session)
+        if session is not None and session.leaving and not session.in_flight and link is not None:
+            link.send(protocol.encode(protocol.Close(session.number)))
+        self._jobs.wake()
+
+    def _ready(self, link: Link, ready: protocol.Ready) -> None:
+        now = time.monotonic()
+        before = self._processes.get(link)
+        is_same = before is not None and before.incarnation == ready.incarnation
+        self._end_inquest(link, Fate.UNREACHABLE if is_same else Fate.DEAD)
+        since = before.since if before is not None and is_same else now
+        self._processes[link] = _Process(ready.incarnation, ready.handler, since)
+        about = f"{ready.handler} on {ready.host}, process {ready.pid}, {ready.concurrency} at once"
+        self._takes_part(link, ready.concurrency, since, about)
+
+    def _takes_part(self, link: Link, concurrency: int, since: float, about: str) -> None:
+        link.meets_deadline()
+        self._dispatcher.ready(link.session, concurrency, time.monotonic(), since)
+        log.info("{address}: ready ({about})", address=link.address, about=printable(about))
+
+    def _has_broken_protocol(self, error: ProtocolError, host: str | None) -> None:
+        self.bad_messages += 1
+        if host not in self._bad_hosts and len(self._bad_hosts) < 1000:
+            self._bad_hosts.add(host)
+            log.warn("the sink drops a message from {host}: {error} (said once for each host)", host=host, error=error)
