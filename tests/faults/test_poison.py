@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,7 +11,7 @@ from threading import Event, Thread
 
 from tests.faults.bodies import POISON
 from tests.faults.case import RigCase
-from tests.faults.load import Load, dead_letters, request, status_of
+from tests.faults.load import Load, dead_letters, post, request, status_of
 from tests.faults.records import Count
 from tests.faults.rig import Process, Rig
 from zpipeline.job import make_id
@@ -27,11 +28,20 @@ class Poison(RigCase):
         self.rig.until_ready(web, 3)
         return web, workers
 
-    def check(self, web: Process, load: Load, strikes: Strikes) -> dict[str, str]:
-        """The poison is dead, and it alone, and nothing else was struck: the ids by body."""
-        poisoned = {line.body: line.job_id for line in self.rig.lines() if (line.body or "").encode() in POISON}
-        count = self.rig.until_settled(load.accepted, 120)
-        ordinary = len(load.accepted) - len(POISON)
+    def poison(self, web: Process, load: Load) -> dict[str, str]:
+        """One of each kind, amid the others, and each of them accepted: the ids by body."""
+        poisoned = {}
+        for number, body in enumerate(POISON, 1):
+            self.rig.until("ordinary jobs flow", lambda before=200 * number: len(load.accepted) >= before)
+            status, _, answer = post(web.port, body)
+            self.assertEqual(status, 202, answer)
+            poisoned[body.decode()] = json.loads(answer)["id"]
+        return poisoned
+
+    def check(self, web: Process, load: Load, strikes: Strikes, poisoned: dict[str, str]) -> None:
+        """The poison is dead, and it alone, and nothing else was struck."""
+        count = self.rig.until_settled([*load.accepted, *poisoned.values()], 120)
+        ordinary = len(load.accepted)
         self.assertEqual(count, Count(ordinary + len(POISON), ordinary, count.run_twice, len(POISON), 0))
         letters = dead_letters(web.port)
         self.assertEqual(set(letters), set(poisoned.values()))
@@ -45,18 +55,18 @@ class Poison(RigCase):
             status, _, answer = request(web.port, "GET", f"/dead/{job_id}")
             self.assertEqual((status, f'"body": "{body}"' in answer.decode()), (200, True), answer)
             self.assertEqual(status_of(web.port, job_id)["state"], "dead")
-        return poisoned
 
     def test_it_is_found_while_ordinary_jobs_flow(self) -> None:
         """Three kinds of it, each amid full windows: three strikes each; and others run all the while."""
         web, workers = self.start()
         stop = Event()
         with self.rig.kept_alive(workers), Strikes(self.rig, web) as strikes:
-            load = Load(web.port, with_poison(stop)).start(10)
+            load = Load(web.port, ordinary(stop)).start(10)
+            poisoned = self.poison(web, load)
             self.rig.until("all poison is dead", lambda: len(self.rig.dead()) == len(POISON), 120)
             stop.set()
             load.join()
-            poisoned = self.check(web, load, strikes)
+            self.check(web, load, strikes, poisoned)
         lines = self.rig.lines()
         poison = [line.at for line in lines if line.job_id in poisoned.values()]
         ran = [line.at for line in lines if line.body is None and poison[0] < line.at < poison[-1]]
@@ -69,7 +79,8 @@ class Poison(RigCase):
         web, workers = self.start()
         stop = Event()
         with self.rig.kept_alive(workers), Strikes(self.rig, web) as strikes:
-            load = Load(web.port, with_poison(stop)).start(10)
+            load = Load(web.port, ordinary(stop)).start(10)
+            poisoned = self.poison(web, load)
             self.rig.until("one is struck", lambda: strikes.seen, 120)
             web.popen.kill()
             web.wait()
@@ -78,17 +89,14 @@ class Poison(RigCase):
             self.rig.until("all poison is dead", lambda: len(self.rig.dead()) == len(POISON), 120)
             stop.set()
             load.join()
-            self.check(web, load, strikes)
+            self.check(web, load, strikes, poisoned)
         self.assertTrue(left)
         self.assertTrue(all(0 < struck < STRIKES for struck in left.values()), left)
 
 
-def with_poison(stop: Event) -> Iterator[bytes]:
-    """Bodies: many at once, with the poison amid them, and then some now and then."""
-    for poison in POISON:
-        yield from [b"ordinary"] * 200
-        yield poison
-    yield from [b"ordinary"] * 200
+def ordinary(stop: Event) -> Iterator[bytes]:
+    """Bodies: many at once, and then some now and then."""
+    yield from [b"ordinary"] * 200 * (len(POISON) + 1)
     while not stop.wait(0.005):
         yield b"ordinary"
 
