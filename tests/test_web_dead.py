@@ -160,7 +160,7 @@ class ListTests(DeadTestCase):
             ("limit", "'limit' has no value"),
             ("limit=1&", "not ''"),
             ("after=%ff", "not UTF-8"),
-            ("\xb0=1", "not UTF-8"),
+            ("%b0=1", "not UTF-8"),
         ]:
             self.assert_problem(await self.ask(f"GET /dead?{query}"), 400, detail)
 

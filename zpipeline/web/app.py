@@ -85,7 +85,7 @@ class App:
 
     @app.route("/")  # of any method: given GET, the router would answer HEAD too
     def push(self, request: Request) -> Deferred[bytes]:
-        keys = request.requestHeaders.getRawHeaders(HEADER, [])
+        keys = request.values(HEADER)
         key = None
         match request.method:
             case b"GET":
@@ -95,7 +95,7 @@ class App:
                     raise too_large(self._max_body, "the query string")
             case b"POST":
                 key = key_of(keys)
-                body = request.content.getvalue()
+                body = request.body
             case _:
                 raise MethodNotAllowed(("GET", "POST"))
 
@@ -104,8 +104,8 @@ class App:
 
     @app.route("/batch", methods=["POST"])
     async def push_batch(self, request: Request) -> bytes:
-        refuse_key(request.requestHeaders.getRawHeaders(HEADER, []))
-        content_type, _, _ = (request.getHeader(b"content-type") or b"").partition(b";")
+        refuse_key(request.values(HEADER))
+        content_type, _, _ = b", ".join(request.values(b"content-type")).partition(b";")
         if content_type.strip().lower() != NDJSON:
             raise Problem(415, f"the content-type of a batch is {NDJSON.decode()}")
         bodies = []
@@ -147,7 +147,7 @@ class App:
     async def retry_all_dead(self, request: Request) -> bytes:
         if request.method != b"POST":
             raise MethodNotAllowed(("POST",))
-        if request.content.getvalue():
+        if request.body:
             raise Problem(400, "this path takes no body: 'handler' and 'error' are given in the query string")
         asked = parameters(request.query, ("handler", "error"))
         return request.answer(202, {"retried": await self._pipeline.retry_all_dead(**asked)})
@@ -187,8 +187,8 @@ class App:
             answer["status"] = "full"
         return request.answer(200 if answer["status"] == "ready" else 503, answer)
 
-    @app.handle_errors(Exception)  # type: ignore[arg-type]
     def failed(self, request: Request, failure: Failure) -> bytes:
+        """The answer to a request whose route raised this."""
         problem = problem_of(failure.value)
         if problem is None:
             log.failure("{method} {path} failed", failure, method=request.method, path=request.path)
@@ -197,7 +197,8 @@ class App:
 
 
 def _accepted(request: Request, job_id: str) -> bytes:
-    return request.answer(202, {"id": job_id}, {b"Location": b"/jobs/" + job_id.encode("ascii")})
+    name = job_id.encode("ascii")
+    return request.answer_bytes(202, b'{"id": "%b"}' % name, {b"Location": b"/jobs/%b" % name})
 
 
 def _not_dead() -> Problem:

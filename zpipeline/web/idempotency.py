@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from zpipeline.web.problems import Problem
 
-HEADER = b"Idempotency-Key"
+HEADER = b"idempotency-key"
 
 #: Characters of a key.
 MAX_KEY = 255

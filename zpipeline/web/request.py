@@ -1,7 +1,8 @@
 """One request: its body stays in memory and below its limit, and its answers are JSON.
 
-twisted.web would write long and chunked bodies to temporary files, and parse cookies, query strings
-and forms: nothing here has a use for that.
+To twisted.web it is a request as any. What is not asked of most requests is made when it is (twisted.web would write
+long and chunked bodies to temporary files, and parse cookies, query strings and forms: nothing here has a use for
+that), and `answer` makes all of an answer at once.
 """
 
 # mypy: allow-untyped-calls
@@ -9,20 +10,24 @@ and forms: nothing here has a use for that.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import datetimeToString
+from twisted.web.http_headers import Headers
 
-from zpipeline.web.problems import CONTENT_TYPE, NO_HEADERS, Problem, nothing_here
+from zpipeline.web.problems import CONTENT_TYPE, NO_HEADERS, Problem, nothing_here, too_large
 
 if TYPE_CHECKING:
-    from zpipeline.web.site import Channel
+    from zpipeline.web.channel import Channel
+    from zpipeline.web.site import Site
 
 JSON = b"application/json"
 
@@ -31,55 +36,149 @@ BATCH_PATH = b"/batch"
 #: A batch as a whole may be this many times what one job may be.
 BATCH_BODIES = 64
 
-log = Logger()
-
-
-class BodyTooLarge(Exception):
-    """More of a body has come than its limit allows."""
+_VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
+_DECIDE = frozenset((b"content-length", b"transfer-encoding", b"connection", b"expect"))
 
 
 class Request(server.Request):
     """One request.
 
-    :ivar limit: of its body, in bytes; known from `begin` on.
+    :ivar headers: as they came, names in lower case.
+    :ivar framing: the header that says how the body comes; empty when there is none.
+    :ivar limit: of the body, in bytes.
+    :ivar size: of what of the body has come, in bytes.
     :ivar query: the query string, as it was sent (bytes).
+    :ivar refusal: the answer, whatever was asked for.
+    :ivar keeps_connection: whether another request may follow on the connection.
+    :ivar wants_continue: whether the client waits for a word before it sends the body.
     """
 
     channel: Channel  # None when the client is gone
-    content: BytesIO
-    limit: int
-    query: bytes
+    site: Site
+    transport: Any
 
-    def begin(self, method: bytes, target: bytes, version: bytes) -> None:
-        """The headers are here and the body is not: what is asked for, and how large it may be."""
+    queued = False
+    framing = b""
+    limit = 0
+    size = 0
+    query = b""
+    refusal: Problem | None = None
+    keeps_connection = False
+    wants_continue = False
+
+    def __init__(self, channel: Channel) -> None:
+        # All else that a request of twisted.web begins with is a property.
+        self.channel = channel
+        self.site = channel.site
+        self.transport = channel.transport
+        self.uri = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._length = 0
+        self._closes = False
+        self._parts: list[bytes] = []
+        self._outcome: Deferred[bytes] | None = None
+
+    # What twisted.web begins with
+
+    @cached_property
+    def requestHeaders(self) -> Headers:  # type: ignore[override]
+        """The headers, as twisted.web has them."""
+        headers = Headers()
+        for name, value in self.headers:
+            headers.addRawHeader(name, value)
+        return headers
+
+    @cached_property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]
+        """Of an answer that `answer` does not make."""
+        return Headers()
+
+    @cached_property
+    def notifications(self) -> list[Deferred[None]]:  # type: ignore[override]
+        """Who waits for the end of the request."""
+        return []
+
+    @cached_property
+    def cookies(self) -> list[bytes]:  # type: ignore[override]
+        """Of the answer."""
+        return []
+
+    @cached_property
+    def content(self) -> BytesIO:  # type: ignore[override]
+        """The body, as a file."""
+        return BytesIO(self.body)
+
+    @property
+    def client(self) -> Any:
+        """The address of the other side."""
+        return self.transport.getPeer()
+
+    @property
+    def host(self) -> Any:
+        """Our address."""
+        return self.transport.getHost()
+
+    # It comes
+
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        name, value = name.lower(), value.strip(b" \t")
+        self.headers.append((name, value))
+        if name in _DECIDE:
+            self._decide(name, value.lower())
+
+    def _decide(self, name: bytes, value: bytes) -> None:
+        if name == b"content-length":
+            self._length = int(value)  # the parser has seen to its being a number
+            if self._length:
+                self.framing = b"Content-Length: %d" % self._length
+        elif name == b"transfer-encoding":
+            self.framing = b"Transfer-Encoding: %b" % value
+        elif name == b"connection":
+            self._closes |= b"close" in [option.strip() for option in value.split(b",")]
+        else:
+            self.wants_continue = value == b"100-continue"
+
+    def head_received(self, method: bytes, version: str) -> Problem | None:
+        """The headers are here and the body is not: why it should not even come, if it should not."""
         self.method = method
-        self.uri = target
-        self.clientproto = version
-        self.path, _, self.query = target.partition(b"?")
-        self.limit = self.channel.site.max_body
+        self.clientproto = _VERSIONS.get(version, b"")
+        self.path, _, self.query = self.uri.partition(b"?")
+        self.limit = self.site.max_body
         if self.path == BATCH_PATH and method == b"POST":
             self.limit *= BATCH_BODIES
+        if not self.clientproto:
+            return Problem(505, f"HTTP/{version} is not spoken here: use HTTP/1.1", close=True)
+        is_new = version == "1.1"
+        self.keeps_connection = is_new and not self._closes
+        self.wants_continue &= is_new
+        if self._length > self.limit:
+            return too_large(self.limit, close=True)
+        if self.framing.startswith(b"T") and self.framing != b"Transfer-Encoding: chunked":
+            return Problem(501, "the only transfer coding that is understood is 'chunked'", close=True)
+        return None
 
-    def parseCookies(self) -> None:
-        """There is nothing to do with cookies."""
+    def add_body(self, part: bytes) -> bool:
+        """A part of the body: whether it is below its limit still."""
+        self.size += len(part)
+        self._parts.append(part)
+        return self.size <= self.limit
 
-    def gotLength(self, length: int | None) -> None:
-        """The body is next, of this many bytes; None when it comes in chunks."""
-        self.content = BytesIO()
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        if len(self._parts) > 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0] if self._parts else b""
 
-    def handleContentChunk(self, data: bytes) -> None:
-        """A part of the body.
+    # It is answered
 
-        :raises BodyTooLarge: with it the body is over its limit.
-        """
-        if self.content.tell() + len(data) > self.limit:
-            raise BodyTooLarge
-        self.content.write(data)
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """All of the request is here."""
-        self.content.seek(0)
-        self.process()
+    def begin(self) -> None:
+        """It is the request's turn."""
+        if self.refusal is not None:
+            self.end(self.answer_problem(self.refusal))
+        else:
+            self.process()
 
     def process(self) -> None:
         """Hand the request to its route.
@@ -89,62 +188,89 @@ class Request(server.Request):
         """
         path = self.path
         if path != b"/" and (not path.startswith(b"/") or path.startswith(b"//") or b"%" in path or not path.isascii()):
-            self.refuse(nothing_here())
+            self.end(self.answer_problem(nothing_here()))
         else:
-            super().process()
+            self.site.resource.render(self)
 
-    def getRequestHostname(self) -> bytes:
-        """A name that the router can work with: routes do not depend on the one that was sent."""
-        return b"localhost"
+    def end_with(self, outcome: Deferred[bytes]) -> None:
+        """Answer with what this fires with; it is cancelled when the client goes."""
+        self._outcome = outcome
+        outcome.addCallback(self.end)
 
-    def processingFailed(self, reason: Failure) -> Failure:
-        """Something failed before a route was found."""
-        log.failure("{method} {path} failed", reason, method=self.method, path=self.path)
-        self.refuse(unexpected())
-        return reason
+    def end(self, answer: bytes) -> None:
+        """Write this, which is all of the answer."""
+        if self._disconnected:
+            return
+        self._outcome = None
+        channel = self.channel
+        channel.write(answer)
+        self.startedWriting = self.finished = 1
+        self.site.log(self)
+        channel.requestDone(self)
 
-    def refuse(self, problem: Problem) -> None:
-        """Answer with a problem and finish; for requests that no route has seen."""
-        self.setHeader(b"Date", datetimeToString())
-        self.write(self.answer_problem(problem))
-        self.finish()
+    @property
+    def client_is_gone(self) -> bool:
+        """Whether nobody waits for the answer."""
+        return self._disconnected
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client is gone."""
+        super().connectionLost(reason)
+        if self._outcome is not None:
+            self._outcome.cancel()
+
+    # What the answer is
 
     def answer(
         self, status: int, value: object, headers: Mapping[bytes, bytes] = NO_HEADERS, content_type: bytes = JSON
     ) -> bytes:
-        """The body of the answer, whose status and headers this sets.
+        """All of an answer.
 
         :param value: what JSON can hold.
         """
-        body = json.dumps(value).encode("ascii")
-        self._begin_answer(status)
-        set_header = self.responseHeaders.setRawHeaders
-        set_header(b"Content-Type", (content_type,))
-        set_header(b"Content-Length", (b"%d" % len(body),))
-        for name, header in headers.items():
-            set_header(name, (header,))
-        return body
-
-    def answer_nothing(self) -> bytes:
-        """The body of an answer that has none: it is done (204)."""
-        self._begin_answer(204)
-        return b""
+        return self.answer_bytes(status, json.dumps(value).encode("ascii"), headers, content_type)
 
     def answer_problem(self, problem: Problem) -> bytes:
-        """The body of the answer that says what went wrong."""
+        """All of an answer that says what went wrong."""
         if problem.close:
-            self._end_connection()
+            self.channel.end_after_answer()
         return self.answer(problem.status, problem.members(), problem.headers, CONTENT_TYPE)
 
-    def _begin_answer(self, status: int) -> None:
-        self.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))
-        if self.channel is not None and self.channel.site.pipeline.draining:  # there is none when the client is gone
-            self._end_connection()
+    def answer_nothing(self) -> bytes:
+        """All of an answer without content: it is done (204)."""
+        return self.answer_bytes(204, b"")
 
-    def _end_connection(self) -> None:
-        if self.channel is not None:
-            self.channel.end_after_answer()
-            self.setHeader(b"Connection", b"close")
+    def answer_bytes(
+        self, status: int, body: bytes, headers: Mapping[bytes, bytes] = NO_HEADERS, content_type: bytes = JSON
+    ) -> bytes:
+        """All of an answer.
+
+        :param body: its content, ready to be sent.
+        """
+        if self._disconnected:
+            return b""
+        channel = self.channel
+        if self.site.pipeline.draining:
+            channel.end_after_answer()
+        lines = [_first_lines(status, int(time.time()))]
+        if not channel.persistent:
+            lines.append(b"Connection: close\r\n")
+        lines += [b"%b: %b\r\n" % header for header in headers.items()]
+        if status != 204:
+            lines.append(b"Content-Type: %b\r\nContent-Length: %d\r\n" % (content_type, len(body)))
+        lines.append(b"\r\n")
+        self.code = status
+        if self.method != b"HEAD":
+            self.sentLength = len(body)
+            lines.append(body)
+        return b"".join(lines)
+
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of a header.
+
+        :param name: in lower case.
+        """
+        return [value for sent, value in self.headers if sent == name]
 
     def job_headers(self) -> dict[str, str]:
         """The headers of the job that this request pushes.
@@ -153,13 +279,21 @@ class Request(server.Request):
         which are the request's own whatever was sent under these names. Values are ISO-8859-1, in
         which every byte is a character, so that a handler can have the bytes back.
         """
-        kept = {}
-        for name, values in self.requestHeaders.getAllRawHeaders():  # names are capitalized, Like-This
-            if name == b"Content-Type" or name.startswith((b"X-", b"Zpipe-")):
-                kept[name.decode("ascii").lower()] = b", ".join(values).decode("latin-1")
+        kept: dict[str, str] = {}
+        for name, value in self.headers:
+            if name == b"content-type" or name.startswith((b"x-", b"zpipe-")):
+                key, text = name.decode("ascii"), value.decode("latin-1")
+                kept[key] = f"{kept[key]}, {text}" if key in kept else text
         kept["zpipe-method"] = self.method.decode("ascii")
         kept["zpipe-path"] = self.path.decode("ascii")
         return kept
+
+
+@lru_cache(64)
+def _first_lines(status: int, second: int) -> bytes:
+    """What the answers of one second have in common, if they have the status in common."""
+    phrase = HTTPStatus(status).phrase.encode("ascii")
+    return b"HTTP/1.1 %d %b\r\nServer: zpipeline\r\nDate: %b\r\n" % (status, phrase, datetimeToString(second))
 
 
 def unexpected() -> Problem:
