@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from math import isfinite
 from types import MappingProxyType
 from typing import Any
@@ -37,10 +38,13 @@ def encode_headers(headers: Mapping[str, str] | None) -> bytes:
 
     :raises UsageError: a name or value is not a str, or a name comes twice but for its case.
     """
-    if not headers:
-        return b"{}"
+    return _encode_headers(tuple(headers.items())) if headers else b"{}"
+
+
+@lru_cache(256)  # most jobs have those of another
+def _encode_headers(headers: tuple[tuple[str, str], ...]) -> bytes:
     lowered: dict[str, str] = {}
-    for name, value in headers.items():
+    for name, value in headers:
         if not isinstance(name, str) or not isinstance(value, str):
             raise UsageError(f"headers are str to str, not {type(name).__name__} to {type(value).__name__}: {name!r}")
         if name.lower() in lowered:

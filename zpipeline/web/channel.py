@@ -27,6 +27,7 @@ from httptools import (
 )
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
@@ -77,6 +78,7 @@ class Channel(HTTPChannel):
         self._head_comes_again = False
         self._without_progress = 0
         self._unread: list[bytes] = []
+        self._can_send = False
         self._is_going_on = False
         self._is_paused = False
         self._is_deaf = False
@@ -84,6 +86,11 @@ class Channel(HTTPChannel):
         self._lingering = False
         self._patience = LINGER_BYTES
         self._end_of_lingering: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        """The connection is there."""
+        super().connectionMade()
+        self._can_send = isinstance(self.transport, Connection)  # not so with TLS
 
     # What comes
 
@@ -223,6 +230,17 @@ class Channel(HTTPChannel):
             raise _Refused(_head_too_large())
 
     # Answers
+
+    def send(self, data: bytes) -> None:
+        """Write, and at once if nothing waits to be written: that saves a turn of the reactor, and two calls of epoll."""
+        transport = self.transport
+        if self._can_send and self.persistent and not (transport.dataBuffer or transport._tempDataBuffer):
+            sent = transport.writeSomeData(data)
+            if sent == len(data):
+                return
+            if isinstance(sent, int):
+                data = data[sent:]
+        transport.write(data)
 
     def requestDone(self, request: Any) -> None:
         """A request has been answered."""

@@ -203,7 +203,7 @@ class Request(server.Request):
             return
         self._outcome = None
         channel = self.channel
-        channel.write(answer)
+        channel.send(answer)
         self.startedWriting = self.finished = 1
         self.site.log(self)
         channel.requestDone(self)
