@@ -276,7 +276,7 @@ class JournalMachine(RuleBasedStateMachine):
         for _ in range(times):
             is_too_many = self.admission.jobs + len(lengths) > MAX_PENDING
             try:
-                numbers = self.jobs.accept([b"x" * length for length in lengths], b"{}")
+                numbers = self.jobs.accept(self.jobs.admit([b"x" * length for length in lengths], b"{}"))
             except Full:
                 assert is_too_many
                 return

@@ -217,17 +217,18 @@ class DispatcherMachine(RuleBasedStateMachine):
                 continue
             assert not self.suspects.intersection(held), "sent where suspects are"
             assert len(held) <= max(1, sizes[session.number]), "more jobs than the window"
-            assert len(held) == 1 or self.bytes_of(held) <= FEW_BYTES, "more bytes than the window"
+            excess = self.bytes_of(held) - max(self.lengths[job] for job in held)
+            assert len(held) == 1 or excess < FEW_BYTES, "more bytes than the window"
             ordinary += jobs
         assert sorted(ordinary) == waiting[: len(ordinary)], "not the front of those that wait"
         self.check_room(sizes)
         self.check_reserved(reserved, groups)
 
     def check_room(self, sizes: dict[int, int]) -> None:
-        for front in self.waiting(suspect=False)[:1]:
+        if self.waiting(suspect=False):
             for number, place in self.places.items():
                 held = self.held_by(number)
-                full = len(held) >= sizes[number] or self.bytes_of(held) + self.lengths[front] > FEW_BYTES
+                full = len(held) >= sizes[number] or self.bytes_of(held) >= FEW_BYTES
                 exempt = not place.takes_jobs or self.sessions[number].reserved
                 assert exempt or (held and full), "a job waits though there is room"
 

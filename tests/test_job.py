@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial import unittest
 
 from zpipeline.errors import UsageError
-from zpipeline.job import NO_HEADERS, Job, check_body, encode_headers, make_id, parse_id
+from zpipeline.job import NO_HEADERS, Job, check_bodies, encode_headers, make_id, make_ids, parse_id
 
 # how long generating takes is the machine's business
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,9 +72,12 @@ class HeaderTests(unittest.TestCase):
             error = self.assertRaises(UsageError, encode_headers, headers)
             self.assertIn("headers must be text that UTF-8 can hold", str(error))
 
+    def test_many_ids_are_those_of_each(self) -> None:
+        self.assertEqual(make_ids(7, (1, 1 << 63)), [make_id(7, 1), make_id(7, 1 << 63)])
+
     def test_a_body_is_bytes(self) -> None:
-        self.assertEqual(check_body(b"a"), b"a")
-        error = self.assertRaises(UsageError, check_body, "a")
+        check_bodies([b"a", b""])
+        error = self.assertRaises(UsageError, check_bodies, [b"a", "a"])
         self.assertEqual(str(error), "a job's body is bytes, not str: encode it first")
 
 

@@ -6,8 +6,8 @@ The rules that this module keeps:
 
 1. Round-robin over the ready workers that have room in their window. While no window is full, the
    counts of any run of jobs differ by one at most between workers.
-2. A window is a number of jobs (`zpipeline.window`) and of bytes (`WINDOW_BYTES`); a worker that has nothing in flight
-   always has room for one job.
+2. A window is a number of jobs (`zpipeline.window`) and of bytes (`WINDOW_BYTES`, or one job more); a worker that has
+   nothing in flight always has room for one job.
 3. No worker has room: jobs wait, in the order of their acceptance.
 4. A session is lost: its jobs wait for the verdict on its process. If that is not proven dead, they go back to the
    front, in order. If it is, they are suspects (`zpipeline.suspects`): each group alone on one worker, on the
@@ -83,6 +83,7 @@ class Dispatcher:
         self.retries = Retries(bounded=bounded)
         self._fixed_window = window
         self._entries: dict[int, Entry] = {}
+        self._largest = 1  # bytes that a body has had
         self._fresh: deque[Entry] = deque()  # never handed out, in order
         self._back: list[Entry] = []  # handed out before: a heap, all of it before the fresh ones
         self._suspects = Suspects()
@@ -120,23 +121,25 @@ class Dispatcher:
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Take these jobs, whose numbers are higher than those of any that were added so before."""
-        for entry in entries:
-            self._entries[entry.sequence] = entry
-            self.fresh_bytes += len(entry.body)
+        self._know(entries)
+        self.fresh_bytes += sum([len(entry.body) for entry in entries])
         self._fresh.extend(entries)
 
     def add_retry(self, entry: Entry) -> None:
         """Take a job that waits for its `due` time."""
-        self._entries[entry.sequence] = entry
+        self._know([entry])
         for dropped in self.retries.add(entry):
             del self._entries[dropped.sequence]
 
     def add_retries(self, page: Sequence[Entry], last: Key | None) -> None:
         """Take a page that `retries` has asked for. See `zpipeline.retries.Retries.add_page`."""
         new = [entry for entry in page if entry.sequence not in self._entries]
-        for entry in new:
-            self._entries[entry.sequence] = entry
+        self._know(new)
         self.retries.add_page(new, last)
+
+    def _know(self, entries: Sequence[Entry]) -> None:
+        self._entries.update(zip([entry.sequence for entry in entries], entries, strict=True))
+        self._largest = max([self._largest, *[len(entry.body) for entry in entries]])
 
     # Workers come and go
 
@@ -204,39 +207,38 @@ class Dispatcher:
             else:
                 heappush(self._back, due)
         given = self._assign_suspects(now)
-        turn = deque([(session, session.window.size(now)) for session in self._ring])
-        last: Session | None = None
-        passed = 0  # workers in a row that have no room for the bytes of this job, and may have it for the next
-        while passed < len(turn):
-            entry = self._peek()
-            if entry is None:
-                break
-            session, size = turn[0]
-            in_flight = session.in_flight
-            if in_flight:
-                if len(in_flight) >= size:
-                    turn.popleft()
-                    continue
-                if session.bytes + len(entry.body) > WINDOW_BYTES:
-                    turn.rotate(-1)
-                    passed += 1
-                    continue
-            passed = 0
-            self._take_peeked()
-            batch = given.get(session)
-            if batch is None:
-                batch = given[session] = []
-                session.window.sent(entry.sequence, len(in_flight), now)
-                if not in_flight:
-                    session.progress_at = now
-            batch.append(entry)
-            _hold(session, entry)
-            last = session
-            turn.rotate(-1)
+        last = self._deal(given, now)
         if last is not None:
             following = self._ring.index(last) + 1
             self._ring = self._ring[following:] + self._ring[:following]
         return list(given.items())
+
+    def _deal(self, given: dict[Session, list[Entry]], now: float) -> Session | None:
+        """Rules 1 to 3, as many whole rounds at once as all that take part have room for: who got the last job."""
+        last = None
+        turn = [(session, room) for session in self._ring if (room := _room(session, now)) > 0]
+        while turn:
+            free = min(WINDOW_BYTES - session.bytes for session, _ in turn)
+            rounds = max(1, min(min(room for _, room in turn), free // self._largest))
+            jobs = self._take(rounds * len(turn))
+            for place, (session, _) in enumerate(turn[: len(jobs)]):
+                batch = jobs[place :: len(turn)]
+                if session in given:
+                    given[session] += batch
+                else:
+                    given[session] = batch
+                    session.window.sent(batch[0].sequence, len(session.in_flight), now)
+                    if not session.in_flight:
+                        session.progress_at = now
+                _hold(session, batch)
+            if jobs:
+                last = turn[(len(jobs) - 1) % len(turn)][0]
+            if len(jobs) < rounds * len(turn):
+                break
+            turn = [
+                (session, room - rounds) for session, room in turn if room > rounds and session.bytes < WINDOW_BYTES
+            ]
+        return last
 
     def _assign_suspects(self, now: float) -> dict[Session, list[Entry]]:
         """Reserve workers for the groups that wait, and give each that is empty its group."""
@@ -260,8 +262,7 @@ class Dispatcher:
                 surplus -= 1
                 self._arrange(session)
                 continue
-            for entry in group:
-                _hold(session, entry)
+            _hold(session, group)
             session.progress_at = now
             given[session] = group
         return given
@@ -274,21 +275,27 @@ class Dispatcher:
         :param session: the one that reports; None when it was lost since.
         """
         settled = []
-        here = 0
+        here = size = 0
+        entries = self._entries
         for sequence in sequences:
-            entry = self._entries.pop(sequence, None)
+            entry = entries.pop(sequence, None)
             if entry is None:
                 self.late += 1
                 continue
             if entry.holder is not None:
                 if entry.holder is session:
+                    del session.in_flight[sequence]
+                    entry.holder = None
                     here += 1
-                _release(entry)
+                    size += len(entry.body)
+                else:
+                    _release(entry)
             entry.error = None
             entry.settled_at = at
             settled.append(entry)
         if session is not None:
             session.reports += 1
+            session.bytes -= size
             if here:
                 session.progress_at = now
                 session.window.settled(here, session.in_flight, now)
@@ -395,27 +402,36 @@ class Dispatcher:
         elif not belongs and session in self._ring:
             self._ring.remove(session)
 
-    def _peek(self) -> Entry | None:
-        """The job that waits longest."""
-        while self._back or self._fresh:
-            entry = self._back[0] if self._back else self._fresh[0]
+    def _take(self, most: int) -> list[Entry]:
+        """The jobs that wait longest; those that were settled while they waited, by a late DONE, are left out."""
+        jobs: list[Entry] = []
+        while self._back and len(jobs) < most:
+            entry = heappop(self._back)
             if entry.settled_at is None:
-                return entry
-            self._take_peeked()  # settled while it waited, by a late DONE
-        return None
-
-    def _take_peeked(self) -> None:
-        if self._back:
-            heappop(self._back)
-        else:
-            self.fresh_bytes -= len(self._fresh.popleft().body)
+                jobs.append(entry)
+        fresh = self._fresh
+        while fresh and len(jobs) < most:
+            taken = [fresh.popleft() for _ in range(min(most - len(jobs), len(fresh)))]
+            self.fresh_bytes -= sum([len(entry.body) for entry in taken])
+            jobs += [entry for entry in taken if entry.settled_at is None]
+        return jobs
 
 
-def _hold(session: Session, entry: Entry) -> None:
-    """From now on it is in flight there."""
-    entry.holder = session
-    session.in_flight[entry.sequence] = entry
-    session.bytes += len(entry.body)
+def _room(session: Session, now: float) -> int:
+    """For how many jobs there is room in its window."""
+    in_flight = len(session.in_flight)
+    if in_flight and session.bytes >= WINDOW_BYTES:
+        return 0
+    room = session.window.size(now) - in_flight
+    return room if in_flight else max(1, room)
+
+
+def _hold(session: Session, entries: list[Entry]) -> None:
+    """From now on they are in flight there."""
+    for entry in entries:
+        entry.holder = session
+        session.in_flight[entry.sequence] = entry
+    session.bytes += sum([len(entry.body) for entry in entries])
 
 
 def _release(entry: Entry) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from math import isfinite
 from types import MappingProxyType
@@ -24,6 +24,12 @@ def make_id(ventilator: int, sequence: int) -> str:
     Ids are URL-safe, of one length, never used twice, and those of one ventilator sort by acceptance.
     """
     return f"{ventilator:016x}{sequence:016x}"
+
+
+def make_ids(ventilator: int, sequences: Iterable[int]) -> list[str]:
+    """The ids of many jobs."""
+    start = f"{ventilator:016x}"
+    return [f"{start}{sequence:016x}" for sequence in sequences]
 
 
 def parse_id(job_id: str) -> tuple[int, int] | None:
@@ -56,14 +62,14 @@ def _encode_headers(headers: tuple[tuple[str, str], ...]) -> bytes:
         raise UsageError(f"headers must be text that UTF-8 can hold: {error}") from None
 
 
-def check_body(body: object) -> bytes:
-    """The body itself.
+def check_bodies(bodies: Iterable[object]) -> None:
+    """See that they can be bodies.
 
-    :raises UsageError: it is not bytes.
+    :raises UsageError: one of them is not bytes.
     """
-    if not isinstance(body, bytes):
-        raise UsageError(f"a job's body is bytes, not {type(body).__name__}: encode it first")
-    return body
+    for kind in set(map(type, bodies)):
+        if not issubclass(kind, bytes):
+            raise UsageError(f"a job's body is bytes, not {kind.__name__}: encode it first")
 
 
 class Job:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -25,7 +25,9 @@ class Memory:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._ventilator = secrets.randbits(64)
-        self._settled: OrderedDict[int, Status] = OrderedDict()
+        #: What `Status` has of each that is kept, and their numbers in the order in which they go.
+        self._settled: dict[int, tuple[str, int, float, float, str | None]] = {}
+        self._oldest: deque[int] = deque()
         self._dead: dict[int, Letter] = {}
         self._keys: dict[str, tuple[bytes, int]] = {}
         self._key_of: dict[int, str] = {}
@@ -64,20 +66,26 @@ class Memory:
 
     def note(self, facts: Facts) -> None:
         """See `zpipeline.store.Store.note`."""
-        for entry in facts.done:
-            self._settle(entry.sequence, Status("done", entry.attempt, entry.accepted_at, entry.settled_at, None))
+        self._settle(
+            [
+                (entry.sequence, ("done", entry.attempt, entry.accepted_at, entry.settled_at or 0.0, None))
+                for entry in facts.done
+            ]
+        )
         for letter in facts.dead:
             dead = letter.summary
             self._dead[dead.sequence] = letter
-            self._settle(dead.sequence, Status("dead", dead.attempts, dead.accepted_at, dead.settled_at, dead.error))
+            self._settle([(dead.sequence, ("dead", dead.attempts, dead.accepted_at, dead.settled_at, dead.error))])
 
-    def _settle(self, sequence: int, status: Status) -> None:
-        assert status.settled_at is not None
-        self._settled[sequence] = status
-        if len(self._settled) > self._limits.most_settled:
-            self._settled.popitem(last=False)
-        if sequence in self._key_of:
-            self._expiring[self._key_of[sequence]] = status.settled_at + self._limits.keep
+    def _settle(self, settled: list[tuple[int, tuple[str, int, float, float, str | None]]]) -> None:
+        self._settled.update(settled)
+        self._oldest.extend([sequence for sequence, _ in settled])
+        for _ in range(len(self._oldest) - self._limits.most_settled):
+            self._settled.pop(self._oldest.popleft(), None)
+        if self._key_of:
+            for sequence, (_, _, _, settled_at, _) in settled:
+                if sequence in self._key_of:
+                    self._expiring[self._key_of[sequence]] = settled_at + self._limits.keep
 
     def load(self, after: int, most: int, most_bytes: int) -> Deferred[tuple[list[Entry], bool]]:
         """See `zpipeline.store.Store.load`: there are none that are not in memory."""
@@ -93,9 +101,9 @@ class Memory:
             dead = self._dead[sequence].summary
             return succeed(Status("dead", dead.attempts, dead.accepted_at, dead.settled_at, dead.error))
         status = self._settled.get(sequence)
-        if status is not None and status.settled_at is not None and status.settled_at < time.time() - self._limits.keep:
-            status = None
-        return succeed(status)
+        if status is None or status[3] < time.time() - self._limits.keep:
+            return succeed(None)
+        return succeed(Status(*status))
 
     def letters(self, after: int, most: int) -> Deferred[list[Summary]]:
         """See `zpipeline.store.Store.letters`."""

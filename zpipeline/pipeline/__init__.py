@@ -3,6 +3,7 @@
 Its parts are nobody else's:
 
     service.py    what users call, and starting and stopping
+    gathering.py  single pushes, those of one turn as one
     jobs.py       all unsettled jobs: those in memory, and those in the store alone
     sessions.py   the workers: links, sessions, messages
     sending.py    jobs as messages

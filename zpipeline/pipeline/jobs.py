@@ -94,18 +94,25 @@ class Jobs:
 
     # Jobs come
 
-    def accept(self, bodies: Sequence[bytes], headers: bytes, key: Key | None = None) -> Deferred[list[int]]:
+    def admit(self, bodies: Sequence[bytes], headers: bytes) -> list[Entry]:
+        """Jobs with these bodies. They count from now on: `accept` must follow.
+
+        :raises Full: they are too many.
+        """
+        self.admission.admit(len(bodies), sum(map(len, bodies)))
+        now = time.time()
+        # in this order: zip takes a number only when there is a body
+        return [Entry(number, body, headers, now) for body, number in zip(bodies, self._sequences, strict=False)]
+
+    def accept(self, entries: list[Entry], key: Key | None = None) -> Deferred[list[int]]:
         """Take these jobs: their numbers, once they are in the store; or that of the job that had the key before.
 
         Whoever waits may cancel that: the jobs are accepted nevertheless.
 
-        :raises Full: they are too many.
+        :param entries: as `admit` made them, in the same order.
         :raises Refused: (by the Deferred) as `zpipeline.store.Store.accept`.
         """
-        size = sum([len(body) for body in bodies])
-        self.admission.admit(len(bodies), size)
-        now = time.time()
-        entries = [Entry(next(self._sequences), body, headers, now) for body in bodies]
+        size = sum([len(entry.body) for entry in entries])
         numbers: Deferred[list[int]] = Deferred()
         self._store.accept(entries, key).addCallbacks(
             self._accepted, self._refused, callbackArgs=(entries, size, numbers), errbackArgs=(entries, size, numbers)

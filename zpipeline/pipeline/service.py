@@ -20,13 +20,15 @@ from zpipeline.job import (
     DeadLetter,
     DeadLetterSummary,
     JobStatus,
-    check_body,
+    check_bodies,
     encode_headers,
     make_id,
+    make_ids,
     parse_id,
 )
 from zpipeline.journal import Journal
 from zpipeline.memory import Memory
+from zpipeline.pipeline.gathering import Gathering
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.sessions import Sessions
 from zpipeline.retries import Policy
@@ -122,6 +124,7 @@ class Pipeline(Service):
         def build() -> None:
             self._dispatcher = Dispatcher(policy, window=MAX_WINDOW if plain else window, bounded=not in_memory)
             self._jobs = Jobs(make_store(), self._dispatcher, Admission(most, most_bytes), self._wake)
+            self._gathering = Gathering(reactor, self._jobs)
             self._sessions = Sessions(reactor, self._dispatcher, self._jobs, sink=sink, window=window, plain=plain)
 
         self._build = build
@@ -155,12 +158,14 @@ class Pipeline(Service):
         :raises KeysFull: there are too many keys.
         :raises UsageError: the body is not bytes, or the headers are not str to str.
         """
-        key = None
         try:
             packed = self._check([body], headers)
-            if idempotency_key is not None:
-                key = Key(idempotency_key, _fingerprint(body, packed))
-            return self._jobs.accept([body], packed, key).addCallback(lambda numbers: self._id(numbers[0]))
+            if idempotency_key is None:
+                return self._gathering.push(body, packed).addCallback(self._id)
+            self._gathering.flush()
+            key = Key(idempotency_key, _fingerprint(body, packed))
+            accepted = self._jobs.accept(self._jobs.admit([body], packed), key)
+            return accepted.addCallback(lambda numbers: self._id(numbers[0]))
         except (Refused, UsageError):
             return fail()
 
@@ -175,7 +180,9 @@ class Pipeline(Service):
         bodies = list(bodies)
         try:
             packed = self._check(bodies, headers)
-            return self._jobs.accept(bodies, packed).addCallback(lambda numbers: [self._id(n) for n in numbers])
+            self._gathering.flush()
+            accepted = self._jobs.accept(self._jobs.admit(bodies, packed))
+            return accepted.addCallback(lambda numbers: make_ids(self._jobs.ventilator, numbers))
         except (Refused, UsageError):
             return fail()
 
@@ -307,6 +314,7 @@ class Pipeline(Service):
         """
         if self._stopping is None:
             super().stopService()
+            self._gathering.flush()
             self._stopping = Deferred.fromCoroutine(self._stop())
         return self._stopping
 
@@ -371,9 +379,10 @@ class Pipeline(Service):
         if self._stopping is not None:
             raise Draining("the pipeline is being stopped: push to another, or later")
         packed = encode_headers(headers)
-        for body in bodies:
-            if len(check_body(body)) > self.max_body:
-                raise TooLarge(f"a body of {len(body)} bytes: {self.max_body} are allowed")
+        check_bodies(bodies)
+        longest = max(map(len, bodies), default=0)
+        if longest > self.max_body:
+            raise TooLarge(f"a body of {longest} bytes: {self.max_body} are allowed")
         return packed
 
 
