@@ -232,7 +232,7 @@ class Channel(HTTPChannel):
     # Answers
 
     def send(self, data: bytes) -> None:
-        """Write, at once if nothing else waits to be written: it saves a turn of the reactor, and two calls of epoll."""
+        """Write, and at once if nothing waits to be written: that spares the reactor a turn, and epoll two calls."""
         transport = self.transport
         if self._can_send and self.persistent and not (transport.dataBuffer or transport._tempDataBuffer):
             sent = transport.writeSomeData(data)
