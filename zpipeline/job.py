@@ -84,7 +84,7 @@ class Job:
         the worker received it).
     """
 
-    __slots__ = ("_id", "accepted_at", "attempt", "body", "frames", "headers")
+    __slots__ = ("_frames", "_id", "accepted_at", "attempt", "body", "headers")
 
     def __init__(
         self,
@@ -98,10 +98,15 @@ class Job:
     ) -> None:
         self._id = job_id
         self.body = body
-        self.frames = (body,) if frames is None else frames
+        self._frames = frames
         self.headers = headers
         self.attempt = attempt
         self.accepted_at = accepted_at
+
+    @property
+    def frames(self) -> tuple[bytes, ...]:
+        """All frames of the message."""
+        return (self.body,) if self._frames is None else self._frames
 
     @property
     def id(self) -> str:

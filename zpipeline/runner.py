@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from itertools import takewhile
 from threading import Thread, get_ident
@@ -173,17 +173,17 @@ class Runner:
         if self._pool is not None and not self._busy:
             self._pool.stop()
 
-    def add(self, deliveries: Iterable[Delivery]) -> None:
+    def add(self, deliveries: list[Delivery]) -> None:
         """Run these, after what waits already. One that runs already, for the same origin, is not run beside itself.
 
         One whose attempt here has timed out is run, beside what still runs of that attempt: this is its next one.
         """
-        for delivery in deliveries:
+        for delivery in deliveries if self._running else ():
             running = self._running.get((delivery.origin, delivery.sequence))
-            if running is None:
-                self._backlog.append(delivery)
-            else:
+            if running is not None:
                 running.delivery.session = delivery.session
+                deliveries = [other for other in deliveries if other is not delivery]
+        self._backlog.extend(deliveries)
         self._go_on()
 
     def drop(self, origin: Origin) -> int:

@@ -201,19 +201,20 @@ class Worker(Service):
     def _jobs(self, jobs: protocol.Jobs) -> None:
         upstream = self._of_session(jobs.session)
         upstream.jobs_came(len(jobs.sequences))
-        now = time.monotonic()
+        session, ventilator, timeout, now = jobs.session, upstream.ventilator, upstream.timeout, time.monotonic()
+        columns = zip(jobs.sequences, jobs.attempts, jobs.accepted_at, jobs.headers, jobs.bodies, strict=True)
         self._runner.add(
-            Delivery(
-                upstream,
-                jobs.session,
-                sequence,
-                Job((upstream.ventilator, sequence), body, headers=headers, attempt=attempt, accepted_at=accepted_at),
-                now,
-                upstream.timeout,
-            )
-            for sequence, attempt, accepted_at, headers, body in zip(
-                jobs.sequences, jobs.attempts, jobs.accepted_at, jobs.headers, jobs.bodies, strict=True
-            )
+            [
+                Delivery(
+                    upstream,
+                    session,
+                    sequence,
+                    Job((ventilator, sequence), body, headers=headers, attempt=attempt, accepted_at=accepted_at),
+                    now,
+                    timeout,
+                )
+                for sequence, attempt, accepted_at, headers, body in columns
+            ]
         )
 
     def _of_session(self, session: int) -> Upstream:
