@@ -25,7 +25,7 @@ from httptools import (
     HttpParserUpgrade,
     HttpRequestParser,
 )
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
@@ -82,6 +82,7 @@ class Channel(HTTPChannel):
         self._is_going_on = False
         self._is_paused = False
         self._is_deaf = False
+        self._is_kept = False  # for another request
         self._ends_after_answer = False
         self._lingering = False
         self._patience = LINGER_BYTES
@@ -89,8 +90,10 @@ class Channel(HTTPChannel):
 
     def connectionMade(self) -> None:
         """The connection is there."""
-        super().connectionMade()
-        self._can_send = isinstance(self.transport, Connection)  # not so with TLS
+        transport = self._networkProducer = self.transport
+        self._can_send = isinstance(transport, Connection)  # not so with TLS
+        self.setTimeout(self.timeOut)
+        transport.registerProducer(self, True)
 
     # What comes
 
@@ -250,6 +253,10 @@ class Channel(HTTPChannel):
             self.loseConnection()
             return
         self.resetTimeout()
+        if not self._is_kept:
+            self._is_kept = True
+            if ITCPTransport.providedBy(self.transport):
+                self.transport.setTcpNoDelay(True)
         if not self._is_going_on:
             self._go_on()
 
@@ -260,9 +267,11 @@ class Channel(HTTPChannel):
 
     def loseConnection(self) -> None:
         """End the connection: now, or when the client has been listened to for long enough."""
-        if self._ends_after_answer and not self._lingering:
+        if self._lingering:
+            return
+        if self._ends_after_answer:
             self._linger()
-        elif not self._lingering:
+        else:
             super().loseConnection()
 
     def _linger(self) -> None:
