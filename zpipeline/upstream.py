@@ -190,7 +190,7 @@ class Upstream:
         assert self._link is not None
         for batch in _batches(self._done):
             results = [result for _, result in batch]
-            if not any([result is not None for result in results]):
+            if all(result is None for result in results):
                 results = []
             self._link.send(protocol.encode(protocol.Done(self.session, [number for number, _ in batch], results)))
             self._sent += 1
@@ -249,7 +249,7 @@ def to_result(value: Any, job_id: str) -> protocol.Result:
 
 def _batches(done: list[tuple[int, protocol.Result]]) -> list[list[tuple[int, protocol.Result]]]:
     """Cut what was done into what one message should hold."""
-    if not any([result is not None for _, result in done]):
+    if all(result is None for _, result in done):
         most = protocol.MAX_JOBS_IN_MESSAGE
         return [done[start : start + most] for start in range(0, len(done), most)]
     batches: list[list[tuple[int, protocol.Result]]] = []

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 
+import orjson
+
 from zpipeline.web.problems import Problem, too_large
 
 #: Bounds the memory that one request can ask for: lines can be as short as one digit.
@@ -24,10 +26,23 @@ def job_of(number: int, line: bytes, max_body: int) -> bytes | None:
     :raises Problem: 400 when the line is not JSON, 413 when it is too long.
     """
     body = line.removesuffix(b"\n").removesuffix(b"\r")
+    is_long = len(body) > max_body
+    if not is_long:
+        try:
+            orjson.loads(body)
+        except ValueError:
+            pass  # it takes nothing that is no JSON, but not all that is; nor does it say enough
+        else:
+            return body
     if not body.strip(b" \t\r"):
         return None
-    if len(body) > max_body:
+    if is_long:
         raise too_large(max_body, f"line {number}")
+    _check(number, body)
+    return body
+
+
+def _check(number: int, body: bytes) -> None:
     try:
         _READER.decode(body.decode())
     except json.JSONDecodeError as error:
@@ -38,7 +53,6 @@ def job_of(number: int, line: bytes, max_body: int) -> bytes | None:
         raise Problem(400, f"line {number} is nested too deeply") from None
     except _NotJson as error:
         raise Problem(400, f"line {number} is not JSON: {error}") from None
-    return body
 
 
 class _NotJson(Exception):
