@@ -73,10 +73,17 @@ def tried(
     return Facts(tried=[Tried(attempt, strikes, due, error, entry.sequence)])
 
 
-def letter(entry: Entry, at: float = NOW, *, handler: str = "photos:resize", error: str = "KeyError: 1") -> Letter:
+def letter(
+    entry: Entry,
+    at: float = NOW,
+    *,
+    handler: str = "photos:resize",
+    error: str = "KeyError: 1",
+    traceback: str = "Traceback...\nKeyError: 1\n",
+) -> Letter:
     """The dead letter that this job becomes."""
     summary = Summary(entry.sequence, entry.accepted_at, at, 5, 1, handler, error, len(entry.body))
-    return Letter(summary, entry.body, entry.headers, "Traceback...\nKeyError: 1\n")
+    return Letter(summary, entry.body, entry.headers, traceback)
 
 
 def dead(*entries: Entry, at: float = NOW, **of: str) -> Facts:

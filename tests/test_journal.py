@@ -660,7 +660,7 @@ class TroubleTests(BooksCase):
         connection = self.connection(journal)
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count={pages}")
-        journal.note(dead(job(1, b"x" * 100_000)))  # a fact that does not fit
+        journal.note(dead(job(1), traceback="x" * 100_000))  # a fact that does not fit
         await self.refusal(journal.accept(jobs(4), None), JournalFull)
         await self.refusal(journal.accept(jobs(5), None), JournalFull)
         await self.refusal(journal.load(0, 9, MANY), JournalFull)

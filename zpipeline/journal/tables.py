@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, Protocol, TypeVar
 
 from zpipeline.entry import Entry
 from zpipeline.journal.schema import COUNTS
@@ -35,6 +35,18 @@ _PAGE = 4096  # bytes
 #: How often what is old is looked for, in seconds, and how many rows at once.
 _TIDY_INTERVAL = 0.1
 _TIDY_ROWS = 2000
+
+
+class _Numbered(Protocol):
+    @property
+    def sequence(self) -> int: ...
+
+
+_Job = TypeVar("_Job", bound=_Numbered)
+
+
+class _AreSettled(Exception):
+    """Some of these jobs have been settled before."""
 
 
 class Tables:
@@ -145,55 +157,80 @@ class Tables:
     # What happens to jobs
 
     def write(self, facts: Facts) -> list[tuple[int, int]]:
-        """What has happened to jobs. What is returned is for `zpipeline.store.StoreOwner.settled_elsewhere`."""
+        """What has happened to jobs, before anything else in the transaction.
+
+        A job can be done twice: once when it is in the store alone, and again when it has been read since. That is so
+        rare that it is found out afterwards, and all is written again with a look at each job.
+
+        :returns: what is for `zpipeline.store.StoreOwner.settled_elsewhere`.
+        """
+        try:
+            return self._write(facts, look=False)
+        except _AreSettled:
+            self.rollback()
+            self.begin(wait=bool(self._waits))
+            return self._write(facts, look=True)
+
+    def _write(self, facts: Facts, *, look: bool) -> list[tuple[int, int]]:
         if facts.tried:
             self._connection.executemany(
                 "UPDATE jobs SET attempt = ?, strikes = ?, due = ?, error = ? WHERE sequence = ?", facts.tried
             )
+        done = self._unsettled(facts.done, look)
         self._settle(
-            [(entry.sequence, entry.attempt, entry.accepted_at, entry.settled_at, None) for entry in facts.done]
+            [(entry.sequence, entry.attempt, entry.accepted_at, entry.settled_at, None) for entry in done],
+            sum([len(entry.body) for entry in done]),
         )
-        self._bury(facts.dead)
+        dead = self._unsettled([letter.summary for letter in facts.dead], look)
+        self._settle(
+            [(each.sequence, each.attempts, each.accepted_at, each.settled_at, each.error) for each in dead],
+            sum([each.size for each in dead]),
+        )
+        self._bury([letter for letter in facts.dead if letter.summary in dead])
         # last: of one that is among those above, too, its owner knows already
         return self._settle_elsewhere(dict(facts.elsewhere))
 
+    def _unsettled(self, jobs: list[_Job], look: bool) -> list[_Job]:
+        if not (look and jobs):
+            return jobs
+        rows = self._select("SELECT sequence FROM jobs WHERE sequence IN", [job.sequence for job in jobs])
+        there = {row[0] for row in rows}
+        return list({job.sequence: job for job in jobs if job.sequence in there}.values())
+
     def _settle_elsewhere(self, times: dict[int, float]) -> list[tuple[int, int]]:
-        found = self._select("SELECT sequence, attempt, accepted_at FROM jobs WHERE sequence IN", list(times))
-        return list(self._settle([(*row, times[row[0]], None) for row in found]).items())
+        found = self._select(
+            "SELECT sequence, attempt, accepted_at, length(body) FROM jobs WHERE sequence IN", list(times)
+        )
+        self._settle([(*row[:3], times[row[0]], None) for row in found], sum([row[3] for row in found]))
+        return [(row[0], row[3]) for row in found]
 
     def _bury(self, letters: list[Letter]) -> None:
-        summaries = [letter.summary for letter in letters]
-        settled = self._settle(
-            [(dead.sequence, dead.attempts, dead.accepted_at, dead.settled_at, dead.error) for dead in summaries]
-        )
         for letter in letters:
-            if letter.summary.sequence in settled:
-                self._connection.execute(
-                    f"INSERT OR REPLACE INTO dead ({_SUMMARY}, body, headers, traceback) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*letter.summary, letter.body, letter.headers, letter.traceback),
-                )
+            self._connection.execute(
+                f"INSERT OR REPLACE INTO dead ({_SUMMARY}, body, headers, traceback) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*letter.summary, letter.body, letter.headers, letter.traceback),
+            )
 
-    def _settle(self, rows: list[tuple[Any, ...]]) -> dict[int, int]:
-        """Settle those of these jobs that were not settled before: which they are, and how large their bodies.
+    def _settle(self, rows: list[tuple[Any, ...]], size: int) -> None:
+        """These jobs are settled.
 
-        A job can be done twice: once when it is in the store alone, and again when it has been read since.
+        :param size: of their bodies together.
         """
-        numbers = [row[0] for row in rows]
-        sizes = self._sizes(numbers)
-        if not sizes:
-            return sizes
-        if len(sizes) < len(rows):
-            rows = list({row[0]: row for row in rows if row[0] in sizes}.values())
-        self._delete("DELETE FROM jobs WHERE sequence IN", [row[0] for row in rows])
+        if not rows:
+            return
+        gone = self._connection.executemany(
+            "DELETE FROM jobs WHERE sequence BETWEEN ? AND ?", _runs(sorted([row[0] for row in rows]))
+        ).rowcount
+        if gone != len(rows):
+            raise _AreSettled
         self._insert("INSERT OR REPLACE INTO settled VALUES", rows)
-        self._count(pending=-len(rows), pending_bytes=-sum(sizes.values()), settled=len(rows))
+        self._count(pending=-len(rows), pending_bytes=-size, settled=len(rows))
         if self._counts["keys"]:
             keep = self._limits.keep
             self._connection.executemany(
                 "UPDATE keys SET expires = ? WHERE sequence = ?", [(row[3] + keep, row[0]) for row in rows]
             )
-        return sizes
 
     # Pages
 
@@ -315,18 +352,6 @@ class Tables:
             for row in self._connection.execute(f"{statement} ({','.join('?' * len(chunk))})", chunk)
         ]
 
-    def _sizes(self, numbers: Sequence[int]) -> dict[int, int]:
-        """Which of these jobs are there, and how large their bodies are.
-
-        Each statement answers in one row, for the reason that the module gives.
-        """
-        sizes: dict[int, int] = {}
-        query = "SELECT group_concat(sequence), group_concat(length(body)) FROM jobs WHERE sequence IN"
-        for found, lengths in self._select(query, numbers):
-            if found is not None:
-                sizes.update(zip(map(int, found.split(",")), map(int, lengths.split(",")), strict=True))
-        return sizes
-
     def _delete(self, statement: str, numbers: Sequence[int]) -> int:
         return sum(
             self._connection.execute(f"{statement} ({','.join('?' * len(chunk))})", chunk).rowcount
@@ -352,6 +377,16 @@ def _page(rows: Iterable[tuple[Any, ...]], most: int, most_bytes: int) -> tuple[
         entries.append(Entry(*row))
         size += len(row[1])
     return entries, False
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """The first and the last of each run of numbers without a gap.
+
+    :param numbers: in order.
+    """
+    ends = [number for number, following in pairwise(numbers) if following != number + 1]
+    starts = [following for number, following in pairwise(numbers) if following != number + 1]
+    return list(zip([numbers[0], *starts], [*ends, numbers[-1]], strict=True))
 
 
 def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:

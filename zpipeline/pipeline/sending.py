@@ -23,6 +23,10 @@ def to_messages(session: int, entries: list[Entry]) -> Iterable[protocol.Frames]
 
 def _batches(entries: list[Entry]) -> Iterable[list[Entry]]:
     """Cut what goes to one worker into what one message holds."""
+    size = sum([len(entry.body) for entry in entries])
+    if len(entries) <= protocol.MAX_JOBS_IN_MESSAGE and size <= protocol.MAX_BYTES_IN_MESSAGE:
+        yield entries
+        return
     batch: list[Entry] = []
     size = 0
     for entry in entries:
