@@ -161,7 +161,7 @@ class Pipeline(Service):
         try:
             packed = self._check([body], headers)
             if idempotency_key is None:
-                return self._gathering.push(body, packed).addCallback(self._id)
+                return self._gathering.push(body, packed)
             self._gathering.flush()
             key = Key(idempotency_key, _fingerprint(body, packed))
             accepted = self._jobs.accept(self._jobs.admit([body], packed), key)

@@ -104,7 +104,6 @@ class Channel(HTTPChannel):
             if self._patience < 0:
                 self.transport.abortConnection()
             return
-        self.resetTimeout()
         self._unread.append(data)
         if self._handlingRequest:
             self._breathe()
@@ -129,9 +128,11 @@ class Channel(HTTPChannel):
                 break
         self._is_going_on = False
         coming = self._coming
-        if coming is not None and coming.wants_continue and not self._handlingRequest:
-            coming.wants_continue = False
-            self._send100Continue()
+        if coming is not None:
+            self.resetTimeout()
+            if coming.wants_continue and not self._handlingRequest:
+                coming.wants_continue = False
+                self._send100Continue()
         self._breathe()
 
     def _read(self, data: bytes) -> None:

@@ -192,10 +192,9 @@ class Request(server.Request):
         else:
             self.site.resource.render(self)
 
-    def end_with(self, outcome: Deferred[bytes]) -> None:
-        """Answer with what this fires with; it is cancelled when the client goes."""
+    def waits_for(self, outcome: Deferred[bytes]) -> None:
+        """The answer comes of this; it is cancelled when the client goes."""
         self._outcome = outcome
-        outcome.addCallback(self.end)
 
     def end(self, answer: bytes) -> None:
         """Write this, which is all of the answer."""

@@ -47,7 +47,8 @@ class Routes(Resource):
             request.end(self._failed(request, Failure()))
         else:
             if isinstance(outcome, Deferred):
-                request.end_with(outcome.addErrback(self._has_failed, request))
+                request.waits_for(outcome)
+                outcome.addCallbacks(request.end, self._has_failed, errbackArgs=(request,))
             else:
                 request.end(outcome)
         return NOT_DONE_YET
@@ -60,9 +61,8 @@ class Routes(Resource):
             endpoint, arguments = self._map.match(path, request.method.decode("ascii"))
         return self._app.execute_endpoint(endpoint, request, **arguments)
 
-    def _has_failed(self, failure: Failure, request: Request) -> bytes:
+    def _has_failed(self, failure: Failure, request: Request) -> None:
         if not request.client_is_gone:
-            return self._failed(request, failure)
-        if not failure.check(CancelledError):
+            request.end(self._failed(request, failure))
+        elif not failure.check(CancelledError):
             log.failure("{path} failed, and its client is gone", failure, path=request.path)
-        return b""
