@@ -34,9 +34,33 @@ BODY = b'{"n":1}'
 
 def instructions(call: Callable[[], object]) -> int:
     """How many bytecode instructions this runs."""
+    return _monitored(call) if sys.version_info >= (3, 12) else _traced(call)
+
+
+def _monitored(call: Callable[[], object]) -> int:
     count = 0
 
-    def look(frame: FrameType, event: str, _: Any) -> Any:
+    def look(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    monitoring: Any = sys.monitoring  # type: ignore[attr-defined]  # of Python 3.12
+    tool = monitoring.PROFILER_ID
+    monitoring.use_tool_id(tool, "zpipeline")
+    try:
+        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, look)
+        monitoring.set_events(tool, monitoring.events.INSTRUCTION)
+        call()
+    finally:
+        monitoring.set_events(tool, 0)
+        monitoring.free_tool_id(tool)
+    return count
+
+
+def _traced(call: Callable[[], object]) -> int:
+    count = 0
+
+    def look(frame: FrameType, event: str, _: object) -> Any:
         nonlocal count
         if event == "call":
             frame.f_trace_opcodes = True
