@@ -1,47 +1,55 @@
-"""How many do-nothing jobs a second one pipeline gets settled by three workers: windows that size themselves against a
-fixed one, in turn.
+"""Pipeline.push_many from memory, settled end to end: by three workers, and what one worker can do at most.
 
-    python benchmarks/flood.py [--jobs 300000] [--rounds 5] [--window 1000]
-
-The pipeline runs in this process, the workers in processes of their own. What counts is the time from the first push
-to the last settlement; bodies are of 100 bytes, pushed 1,000 at a time, with at most 50,000 unsettled.
+The pipeline is in a process of its own, as in an application that embeds it; bodies are of 100 bytes, pushed 1,000 at a
+time, with at most 50,000 unsettled.
 """
 
 from __future__ import annotations
 
-import argparse
+import gc
+import json
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
-from twisted.internet import defer, reactor, task
-
-from zpipeline.pipeline import Pipeline
-
-TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n"]
-FIRST_PORT = 4744
+from benchmarks.rig import Rig, free_port, processor_time
 
 
-def start_workers(count: int) -> list[subprocess.Popen[bytes]]:
-    """Worker processes that do nothing with their jobs, and end with this process."""
-    command = [*TWISTD, "zpipe-worker", "--until-eof", "--handler=zpipeline.handlers:discard"]
-    return [
-        subprocess.Popen([*command, f"--port={FIRST_PORT + n}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        for n in range(count)
-    ]
+def measure(scale: float, said: Callable[[str], None]) -> dict[str, float]:
+    """Jobs a second by three workers, and by one, and microseconds of that one's processor time for each."""
+    jobs = max(10_000, round(400_000 * scale))
+    found: dict[str, list[float]] = {"three": [], "one": [], "cost": []}
+    for turn in range(3):
+        for name, workers in (("three", 3), ("one", 1)):
+            said(f"push_many, round {turn + 1} of 3: {name} of the workers")
+            with Rig() as rig:
+                rig.worker_ports = [free_port() for _ in range(workers)]
+                rig.start_workers()
+                command = [sys.executable, "-m", "benchmarks.flood", str(jobs), *map(str, rig.worker_ports)]
+                answer = subprocess.run(command, capture_output=True, text=True)
+                if answer.returncode:
+                    raise SystemExit(answer.stderr)
+                found[name].append(jobs / json.loads(answer.stdout))
+                if workers == 1:
+                    # what it took to start is in it: a worker's start costs as much as some 100,000 jobs
+                    found["cost"].append(processor_time(rig.workers[0]) / jobs * 1e6)
+    return {name: statistics.median(each) for name, each in found.items()}
 
 
-async def flood(jobs: int, window: int | None) -> float:
-    """Jobs settled a second."""
-    workers = [f"tcp://127.0.0.1:{FIRST_PORT + n}" for n in range(3)]
-    pipeline = Pipeline(reactor, workers, journal=None, window=window)
+async def push(jobs: int, ports: list[str]) -> float:
+    """How many seconds it takes until all are settled."""
+    from twisted.internet import reactor, task
+
+    from zpipeline.pipeline import Pipeline
+
+    pipeline = Pipeline(reactor, [f"tcp://127.0.0.1:{port}" for port in ports], journal=None)
     pipeline.startService()
-    while pipeline.ready_workers < 3:
+    while pipeline.ready_workers < len(ports):
         await task.deferLater(reactor, 0.05)
     bodies = [b"x" * 100] * 1000
     began = time.monotonic()
-    cpu = time.process_time()
     for _ in range(jobs // 1000):
         await pipeline.push_many(bodies)
         while pipeline.pending > 50_000:
@@ -49,33 +57,22 @@ async def flood(jobs: int, window: int | None) -> float:
     while pipeline.pending:
         await task.deferLater(reactor, 0)
     took = time.monotonic() - began
-    cpu = time.process_time() - cpu
     await pipeline.stopService()
-    each = cpu / jobs * 1e6
-    print(f"  window {window or 'itself':>6}: {jobs / took:9,.0f} jobs/s, {each:.2f} us of this process a job")
-    return jobs / took
+    return took
 
 
-async def main(arguments: argparse.Namespace) -> None:
-    """Round after round, and the ratio of the medians."""
-    rates: dict[int | None, list[float]] = {None: [], arguments.window: []}
-    for _ in range(arguments.rounds):
-        for window, measured in rates.items():
-            measured.append(await flood(arguments.jobs, window))
-    own, fixed = (statistics.median(measured) for measured in rates.values())
-    print(f"medians: sizing itself {own:,.0f}, fixed at {arguments.window} {fixed:,.0f}: ratio {own / fixed:.2f}")
+def main(jobs: int, ports: list[str]) -> None:
+    """The process with the pipeline."""
+    from twisted.internet import defer, task
+
+    # as zpipe-web does
+    gc.freeze()
+    gc.set_threshold(10_000)
+    task.react(lambda _: defer.Deferred.fromCoroutine(push(jobs, ports)).addCallback(print))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=300_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--window", type=int, default=1000)
-    options = parser.parse_args()
-    processes = start_workers(3)
-    try:
-        task.react(lambda _: defer.Deferred.fromCoroutine(main(options)))
-    finally:
-        for process in processes:
-            process.terminate()
-            process.wait()
+    if len(sys.argv) > 1:
+        main(int(sys.argv[1]), sys.argv[2:])
+    else:
+        print(measure(1.0, print))

@@ -1,0 +1,89 @@
+"""The time from a request's first byte to the start of its handler, at 1,000 requests a second, whatever the answers take:
+requests are sent when they are due. Beside it what the disk takes to sync, in the same folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.client import Connection, post
+from benchmarks.rig import MODES, Rig
+
+RATE = 1000
+CONNECTIONS = 50
+RECORD = struct.Struct("!d")
+
+
+def record(job: Any) -> None:
+    """The handler: it writes down how old its job is."""
+    age = time.time() - RECORD.unpack(job.body)[0]
+    with Path(os.environ["ZPIPELINE_AGES"]).open("ab") as ages:
+        ages.write(RECORD.pack(age))
+
+
+async def _load(port: int, seconds: float) -> None:
+    free: asyncio.Queue[Connection] = asyncio.Queue()
+    for _ in range(CONNECTIONS):
+        free.put_nowait(await Connection.to(port))
+
+    async def one(connection: Connection) -> None:
+        await connection.send(post("/", RECORD.pack(time.time())))
+        free.put_nowait(connection)
+
+    under_way = set()
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    for number in range(round(RATE * seconds)):
+        await asyncio.sleep(max(0.0, begin + number / RATE - loop.time()))
+        task = asyncio.create_task(one(await free.get()))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+    await asyncio.gather(*under_way)
+
+
+def measure(scale: float, said: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """By mode, and of the disk: milliseconds, half and 99 of 100 are below which."""
+    found = {}
+    seconds = max(1.0, 20 * scale)
+    for mode, options in MODES.items():
+        said(f"latency: {mode}")
+        with Rig() as rig:
+            ages = rig.folder / "ages"
+            os.environ["ZPIPELINE_AGES"] = str(ages)
+            os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)
+            rig.start(*options, handler="benchmarks.latency:record")
+            asyncio.run(_load(rig.port, seconds))
+            jobs = round(RATE * seconds)
+            while not ages.exists() or ages.stat().st_size < jobs * RECORD.size:
+                time.sleep(0.01)
+            found[mode] = _percentiles([age for (age,) in RECORD.iter_unpack(ages.read_bytes())])
+            if mode == "durable":
+                said("latency: of the disk")
+                found["fdatasync"] = _percentiles(_syncs(rig.folder / "sync", round(500 * scale) + 10))
+    return found
+
+
+def _syncs(path: Path, times: int) -> list[float]:
+    took = []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(times):
+            file.write(b"x" * 4096)
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append(time.perf_counter() - began)
+    return took
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {"p50": ordered[len(ordered) // 2] * 1000, "p99": ordered[len(ordered) * 99 // 100] * 1000}
+
+
+if __name__ == "__main__":
+    print(measure(1.0, print))

@@ -1,0 +1,118 @@
+"""A web side and its workers, as processes on free ports of this machine, and what they cost."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n"]
+DISCARD = "zpipeline.handlers:discard"
+
+#: How zpipe-web is run: as it comes, and from memory.
+MODES = {"durable": (), "memory": ("--no-journal",)}
+
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Rig:
+    """A temporary folder, and processes that end with it."""
+
+    def __enter__(self) -> Rig:
+        self._temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self._temporary.name)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.port = free_port()
+        self.worker_ports: list[int] = []
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, traceback: TracebackType | None) -> None:
+        self.end()
+        self._temporary.cleanup()
+
+    def start(self, *options: str, workers: int = 3, handler: str = DISCARD) -> None:
+        """Start workers and a web side; returns when all of them are ready."""
+        self.worker_ports = [free_port() for _ in range(workers)]
+        self.start_workers(handler)
+        self.start_web(*options)
+        self.until_ready(workers)
+
+    def start_workers(self, handler: str = DISCARD) -> None:
+        """Start one on each of `worker_ports`."""
+        self.workers = [self._start("zpipe-worker", f"--port={p}", f"--handler={handler}") for p in self.worker_ports]
+
+    def start_web(self, *options: str) -> None:
+        """Start the web side; returns when it answers."""
+        addresses = [f"--worker=tcp://127.0.0.1:{port}" for port in self.worker_ports]
+        listen = f"--listen=tcp:{self.port}:interface=127.0.0.1"
+        self.web = self._start("zpipe-web", listen, "--max-pending=10000000", *addresses, *options)
+        while True:
+            with suppress(OSError):
+                self.ask("GET", "/health/live")
+                return
+            if self.web.poll() is not None:
+                raise SystemExit("the web side ended")
+            time.sleep(0.01)
+
+    def until_ready(self, workers: int) -> None:
+        """Wait until so many workers take part."""
+        while self.ask("GET", "/health/ready")["ready_workers"] < workers:
+            time.sleep(0.05)
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [*TWISTD, *command, "--until-eof"], cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """End all processes."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.processes.clear()
+
+    # Asking
+
+    def ask(self, method: str, path: str, body: bytes = b"", content_type: str = "") -> Any:
+        """One request, on a connection of its own: what its answer says."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body or None, {"Content-Type": content_type} if content_type else {})
+            answer = connection.getresponse()
+            text = answer.read()
+        finally:
+            connection.close()
+        if answer.status >= 300 and path != "/health/ready":
+            raise SystemExit(f"{method} {path}: {answer.status} {text!r}")
+        return json.loads(text)
+
+    def until_settled(self, job_ids: Iterable[str]) -> None:
+        """Wait until these are done."""
+        for job_id in job_ids:
+            while self.ask("GET", f"/jobs/{job_id}")["state"] != "done":
+                time.sleep(0.005)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def processor_time(process: subprocess.Popen[bytes]) -> float:
+    """Of a process that runs, all its threads together, in seconds."""
+    user, system = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / _TICK
