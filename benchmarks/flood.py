@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.rig import Rig, free_port, processor_time
+from benchmarks.rig import Rig, free_ports, processor_time
 
 
 def measure(scale: float, said: Callable[[str], None]) -> dict[str, float]:
@@ -25,7 +25,7 @@ def measure(scale: float, said: Callable[[str], None]) -> dict[str, float]:
         for name, workers in (("three", 3), ("one", 1)):
             said(f"push_many, round {turn + 1} of 3: {name} of the workers")
             with Rig() as rig:
-                rig.worker_ports = [free_port() for _ in range(workers)]
+                rig.worker_ports = free_ports(workers)
                 rig.start_workers()
                 command = [sys.executable, "-m", "benchmarks.flood", str(jobs), *map(str, rig.worker_ports)]
                 answer = subprocess.run(command, capture_output=True, text=True)

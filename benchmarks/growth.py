@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from benchmarks.batches import LINES, batch
 from benchmarks.client import post, send_all
-from benchmarks.rig import Rig, free_port, processor_time
+from benchmarks.rig import Rig, free_ports, processor_time
 
 WORKERS = (1, 8, 64)
 WAITING = (0, 1_000_000)
@@ -18,7 +18,7 @@ BODIES = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
 def measure_workers(scale: float, said: Callable[[str], None]) -> dict[str, list[list[float]]]:
-    """By what is sent: numbers of workers, and the cost of a job. From memory: the journal is told of jobs, not of workers."""
+    """By what is sent: numbers of workers, and the cost of a job. From memory: of workers the journal hears nothing."""
     found: dict[str, list[list[float]]] = {"batches": [], "single": []}
     for workers in WORKERS:
         with Rig() as rig:
@@ -41,7 +41,7 @@ def measure_waiting(scale: float, said: Callable[[str], None]) -> list[list[floa
     for waiting in (round(number * scale) for number in WAITING):
         with Rig() as rig:
             # The workers come when all are there. Then what is settled is old, and what is accepted waits.
-            rig.worker_ports = [free_port() for _ in range(3)]
+            rig.worker_ports = free_ports(3)
             rig.start_web()
             said(f"growth: {waiting:,} jobs are made to wait")
             asyncio.run(send_all(rig.port, [batch()] * (waiting // LINES), 2))

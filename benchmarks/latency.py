@@ -1,5 +1,5 @@
-"""The time from a request's first byte to the start of its handler, at 1,000 requests a second, whatever the answers take:
-requests are sent when they are due. Beside it what the disk takes to sync, in the same folder.
+"""The time from a request to the start of its handler, at 1,000 requests a second: they are sent when they are due,
+however long the answers to others take. Beside it what the disk takes to sync, in the same folder.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Requests a second: a GET, a job, an answer 202; three workers that do nothing. Loads of ab (a connection for each request)
-and wrk (kept alive), 100 at a time.
+"""Requests a second: a GET, a job, an answer 202; three workers that do nothing. Loads of ab (a connection for each
+request) and wrk (kept alive), 100 at a time.
 """
 
 from __future__ import annotations

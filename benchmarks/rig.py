@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +32,7 @@ class Rig:
         self._temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self._temporary.name)
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.worker_ports: list[int] = []
         return self
 
@@ -42,7 +42,7 @@ class Rig:
 
     def start(self, *options: str, workers: int = 3, handler: str = DISCARD) -> None:
         """Start workers and a web side; returns when all of them are ready."""
-        self.worker_ports = [free_port() for _ in range(workers)]
+        self.worker_ports = free_ports(workers)
         self.start_workers(handler)
         self.start_web(*options)
         self.until_ready(workers)
@@ -105,11 +105,13 @@ class Rig:
                 time.sleep(0.005)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, each another one."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def processor_time(process: subprocess.Popen[bytes]) -> float:

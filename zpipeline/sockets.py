@@ -4,8 +4,8 @@ These are txZMQ's connections with four things mended or added:
 
 - A drain is bounded in each turn of the reactor (`DRAIN_MESSAGES`, `DRAIN_SECONDS`): a flood on one socket
   does not starve HTTP, timers or other sockets.
-- ZMQ_FD is edge-triggered (zmq_getsockopt(3)): EVENTS is read again after every send and every drain, and what it
-  says is acted on in the next turn.
+- ZMQ_FD is edge-triggered (zmq_getsockopt(3)): EVENTS is read again after every drain, and after a send that was not
+  taken, and what it says is acted on in the next turn. (After others a PUSH socket has nothing to say.)
 - A socket that took nothing says when it takes something again (`ConnectionListener.writable`).
 - Connecting is the caller's: no socket reconnects by itself (RECONNECT_IVL -1). What becomes of a connection is told
   by a monitor (zmq_socket_monitor(3)) as method calls.
@@ -47,6 +47,10 @@ HEARTBEAT_TIMEOUT_MS = 1500
 
 #: How long a closed socket goes on sending what it holds.
 LINGER_MS = 2000
+
+# As numbers: to join two of zmq's flags takes as long as to send a frame.
+_AT_ONCE = int(zmq.NOBLOCK)
+_MORE_TO_COME = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 #: Takes the frames of a message, and a function that tells its peer's host (None where there is none).
 Receive: TypeAlias = Callable[[list[bytes], Callable[[], str | None]], None]
@@ -113,10 +117,11 @@ class _Bounded(ZmqConnection):  # type: ignore[misc]
 
     def _read_one(self) -> bool:
         try:
-            first = self.socket.recv(zmq.NOBLOCK, copy=False)
+            first = frame = self.socket.recv(_AT_ONCE, copy=False)
             frames = [first.bytes]
-            while self.socket.get(zmq.RCVMORE):
-                frames.append(self.socket.recv(zmq.NOBLOCK))
+            while frame.more:
+                frame = self.socket.recv(_AT_ONCE, copy=False)
+                frames.append(frame.bytes)
         except zmq.Again:
             return False
         try:
@@ -208,20 +213,22 @@ class Push(_Bounded, ZmqPushConnection):  # type: ignore[misc]
 
         A message that broke off in the middle counts as sent: the connection is dying, and its listener will hear.
         """
+        send = self.socket.send
         try:
-            self.socket.send(frames[0], zmq.NOBLOCK | (zmq.SNDMORE if len(frames) > 1 else 0))
+            send(frames[0], _MORE_TO_COME if len(frames) > 1 else _AT_ONCE)
         except zmq.Again:
             self._blocked = True
             self._look_again()
             return False
         try:
             for frame in frames[1:-1]:
-                self.socket.send(frame, zmq.NOBLOCK | zmq.SNDMORE)
+                send(frame, _MORE_TO_COME)
             if len(frames) > 1:
-                self.socket.send(frames[-1], zmq.NOBLOCK)
+                send(frames[-1], _AT_ONCE)
         except zmq.Again:
             pass
-        self._look_again()
+        if self._blocked:
+            self._look_again()  # or what this push took would be all that is heard of its being writable
         return True
 
     def _drain(self, messages: int, seconds: float) -> None:
