@@ -44,6 +44,9 @@ MAX_HEADERS = 500
 #: How much is read beyond the request that is being answered: so much shows that a client is gone.
 READ_AHEAD = 16_384
 
+#: Of a long body, in one go: each costs a turn of its own.
+READ_AT_ONCE = 1 << 20
+
 #: How long, and for how many bytes, a client is listened to that was refused while it was sending.
 LINGER_SECONDS = 10.0
 LINGER_BYTES = 64 << 20
@@ -210,6 +213,8 @@ class Channel(HTTPChannel):
         problem = self._coming.head_received(self._parser.get_method(), self._parser.get_http_version())
         if problem is not None:
             raise _Refused(problem)
+        if self._can_send and self._coming.length > self.transport.bufferSize:
+            self.transport.bufferSize = READ_AT_ONCE
 
     def on_body(self, part: bytes) -> None:
         """Of the request's body."""
@@ -227,6 +232,8 @@ class Channel(HTTPChannel):
         self._complete.append(request)
         if not request.keeps_connection:
             self._is_deaf = True
+        if self._can_send:
+            self.transport.bufferSize = Connection.bufferSize
 
     def _grow(self, size: int) -> None:
         self._head_size += size

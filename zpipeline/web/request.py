@@ -45,6 +45,7 @@ class Request(server.Request):
 
     :ivar headers: as they came, names in lower case.
     :ivar framing: the header that says how the body comes; empty when there is none.
+    :ivar length: of the body, in bytes, if a header says it; else 0.
     :ivar limit: of the body, in bytes.
     :ivar size: of what of the body has come, in bytes.
     :ivar query: the query string, as it was sent (bytes).
@@ -59,6 +60,7 @@ class Request(server.Request):
 
     queued = False
     framing = b""
+    length = 0
     limit = 0
     size = 0
     query = b""
@@ -73,7 +75,6 @@ class Request(server.Request):
         self.transport = channel.transport
         self.uri = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self._length = 0
         self._closes = False
         self._parts: list[bytes] = []
         self._outcome: Deferred[bytes] | None = None
@@ -129,9 +130,9 @@ class Request(server.Request):
 
     def _decide(self, name: bytes, value: bytes) -> None:
         if name == b"content-length":
-            self._length = int(value)  # the parser has seen to its being a number
-            if self._length:
-                self.framing = b"Content-Length: %d" % self._length
+            self.length = int(value)  # the parser has seen to its being a number
+            if self.length:
+                self.framing = b"Content-Length: %d" % self.length
         elif name == b"transfer-encoding":
             self.framing = b"Transfer-Encoding: %b" % value
         elif name == b"connection":
@@ -152,7 +153,7 @@ class Request(server.Request):
         is_new = version == "1.1"
         self.keeps_connection = is_new and not self._closes
         self.wants_continue &= is_new
-        if self._length > self.limit:
+        if self.length > self.limit:
             return too_large(self.limit, close=True)
         if self.framing.startswith(b"T") and self.framing != b"Transfer-Encoding: chunked":
             return Problem(501, "the only transfer coding that is understood is 'chunked'", close=True)
