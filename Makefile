@@ -1,5 +1,6 @@
 # make run   installs zpipeline into .venv and runs the whole pipeline on its defaults
 # make test  installs what the tests need and runs them all
+# make bench measures how fast it is, in some ten minutes, and writes the tables of docs/performance.rst
 # Set-up is done once, and again when setup.py or pyproject.toml change.
 
 PYTHON ?= python3
@@ -14,13 +15,16 @@ PURE_TESTS = $(foreach module,protocol dispatch suspects retries admission windo
 # A virtual environment whose making failed is made again.
 .DELETE_ON_ERROR:
 
-.PHONY: run test coverage lint types docs clean
+.PHONY: run test bench coverage lint types docs clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n zpipe
 
 test: $(VENV)/installed-test
 	$(BIN)/trial tests
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks
 
 coverage: $(VENV)/installed-test
 	$(BIN)/coverage run -m twisted.trial --temp-directory=_trial_temp_coverage $(PURE_TESTS)

@@ -49,11 +49,12 @@ def measure_waiting(scale: float, said: Callable[[str], None]) -> list[list[floa
             rig.start_workers()
             rig.until_ready(3)
             requests = [batch()] * max(2, round(100 * scale))
-            spent, settled = processor_time(rig.web), rig.settled()
+            spent, before = processor_time(rig.web), rig.pending()
             asyncio.run(send_all(rig.port, requests, 2))
-            rig.until_settled_since(settled, len(requests) * LINES)
-            jobs = (len(requests) * LINES + rig.settled() - settled) / 2  # accepted and settled are a half each
-            found.append([waiting, (processor_time(rig.web) - spent) / jobs * 1e6])
+            accepted = len(requests) * LINES
+            settled = before + accepted - rig.pending()
+            # to accept a job and to settle it are taken for a half of its cost each
+            found.append([waiting, (processor_time(rig.web) - spent) / (accepted + settled) * 2e6])
     return found
 
 

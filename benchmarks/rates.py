@@ -13,8 +13,8 @@ from shutil import which
 from benchmarks.rig import MODES, Rig
 
 LOADS = {
-    "ab": (["ab", "-q", "-c", "100", "-n"], 10_000, r"Requests per second: +([\d.]+)"),
-    "wrk": (["wrk", "-t1", "-c100", "-d"], 4, r"Requests/sec: +([\d.]+)"),
+    "ab": (["ab", "-q", "-c", "100", "-n"], 10_000, 100, r"Requests per second: +([\d.]+)"),
+    "wrk": (["wrk", "-t1", "-c100", "-d"], 4, 1, r"Requests/sec: +([\d.]+)"),
 }
 
 
@@ -33,8 +33,8 @@ def measure(scale: float, said: Callable[[str], None]) -> dict[str, dict[str, fl
 
 
 def _run(load: str, port: int, scale: float) -> float:
-    command, size, pattern = LOADS[load]
-    amount = max(1, round(size * scale))
+    command, size, least, pattern = LOADS[load]
+    amount = max(least, round(size * scale))
     output = subprocess.run([*command, str(amount), f"http://127.0.0.1:{port}/"], capture_output=True, text=True)
     found = re.search(pattern, output.stdout)
     if found is None or re.search(r"Non-2xx", output.stdout):

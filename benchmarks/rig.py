@@ -6,12 +6,13 @@ import http.client
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,7 @@ class Rig:
     def __enter__(self) -> Rig:
         self._temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self._temporary.name)
+        self.journal = self.folder / "zpipe-web.sqlite"
         self.processes: list[subprocess.Popen[bytes]] = []
         (self.port,) = free_ports(1)
         self.worker_ports: list[int] = []
@@ -97,6 +99,11 @@ class Rig:
         if answer.status >= 300 and path != "/health/ready":
             raise SystemExit(f"{method} {path}: {answer.status} {text!r}")
         return json.loads(text)
+
+    def pending(self) -> int:
+        """How many jobs of the journal are unsettled."""
+        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True)) as journal:
+            return int(journal.execute("SELECT value FROM meta WHERE name = 'pending'").fetchone()[0])
 
     def until_settled(self, job_ids: Iterable[str]) -> None:
         """Wait until these are done."""
