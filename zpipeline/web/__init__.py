@@ -1,8 +1,10 @@
 """The HTTP interface of zpipe-web: a face on a pipeline (docs/http.rst is its reference).
 
-    site.py          connections and the site: what is too large is refused before it is read
+    site.py          the site
+    channel.py       connections: bytes become requests (httptools), and what is too large is refused before it is read
     request.py       one request: its body in memory, the headers that a job gets, answers in JSON
     app.py           the routes (Klein)
+    routes.py        how a request gets to its route
     batch.py         the lines of a batch
     idempotency.py   the key of a request that may be sent twice
     query.py         the parameters of a query string
