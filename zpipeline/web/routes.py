@@ -65,4 +65,4 @@ class Routes(Resource):
         if not request.client_is_gone:
             request.end(self._failed(request, failure))
         elif not failure.check(CancelledError):
-            log.failure("{path} failed, and its client is gone", failure, path=request.path)
+            log.failure("{method} {path} failed", failure, method=request.method, path=request.path)
