@@ -53,7 +53,7 @@ class BadAddresses(SynchronousTestCase):
             self.assertIn("its reports do not reach", lines[plain_address][0])
             self.assertIn("use --plain", lines[plain_address][0])
             self.assertIn("does not resolve", lines[nowhere][0])
-            self.assertIn("not ZeroMQ", lines[http_address][0])
+            self.assertIn("the other side does not speak ZeroMQ", lines[http_address][0])
             self.assertIn("refused", lines[refused][0])
             plain.close()
             load = Load(web.port, NUMBERS[:300]).run(10)
