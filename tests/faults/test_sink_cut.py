@@ -79,13 +79,15 @@ class SinkCut(TestCase):
         await self.start(seconds=0.001)
         ids = []
         for _ in range(3):
+            await self.until(lambda: self.pipeline.ready_workers == 3)  # each has its connection, to be cut
             ids += await self.pipeline.push_many([b"job %d" % number for number in range(1500)])
             some = len(ids) - 1200
             await self.until(lambda some=some: sum(self.rig.ended().values()) > some)
             self.assertGreaterEqual(self.proxy.cut(), 3)
         await self.until(lambda: self.pipeline.pending == 0)
         self.check(ids)
-        await self.until(lambda: self.pipeline.ready_workers == 3, 10)
+        # A READY that went down with the last cut is waited for by the ventilator for ten seconds.
+        await self.until(lambda: self.pipeline.ready_workers == 3)
         before = [len(self.rig.record(worker.port).ended) for worker in self.workers]
         await self.pipeline.push_many([b"after %d" % number for number in range(300)])
         await self.until(lambda: self.pipeline.pending == 0)
