@@ -25,8 +25,9 @@ from zpipeline.dead import client
 from zpipeline.dead.text import table
 from zpipeline.errors import Draining, JournalError
 from zpipeline.job import make_id
-from zpipeline.web import app, make_site, request
+from zpipeline.web import app, make_site
 from zpipeline.web.problems import nothing_here
+from zpipeline.web.request import Request
 
 ZPIPE = [sys.executable, "-c", "import sys; from zpipeline.cli import main; sys.exit(main())", "dead"]
 EVIL = "\x1b[31mred\x07\r\n\x9b2J\u202eback"
@@ -369,7 +370,12 @@ class TroubleTests(CommandTestCase):
 
     async def test_a_path_before_all_paths_is_kept(self) -> None:
         asked: list[bytes] = []
-        self.patch(request.Request, "process", lambda self: (asked.append(self.uri), self.refuse(nothing_here())))
+
+        def process(request: Request) -> None:
+            asked.append(request.uri)
+            request.end(request.answer_problem(nothing_here()))
+
+        self.patch(Request, "process", process)
         url = f"{self.url}/queues/mail"
         outcome = await deferToThread(run, "list", "--url", f"{url}/", "--limit", "5")
         self.assertEqual(asked, [b"/queues/mail/dead?limit=5"])
