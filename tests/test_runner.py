@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 from twisted.internet import reactor as real_reactor
@@ -35,27 +36,34 @@ class CountingClock(Clock):
 class Origin:
     """Records what it is told; `log` is shared by all that one test watches."""
 
+    _numbers = count(1)
+
     def __init__(self, log: list[Any], takes_back: bool = True) -> None:
+        self.number = next(self._numbers)
         self.log = log
         self.takes_back = takes_back
         self.results: dict[int, Any] = {}
         self.failures: dict[int, Failure] = {}
         self.given_back: list[int] = []
 
-    def done(self, delivery: Delivery, result: Any) -> None:
-        assert delivery.sequence not in self.results, "done twice"
-        self.results[delivery.sequence] = result
-        self.log.append(("done", delivery.sequence))
+    def done(self, jobs: list[Job], results: list[Any]) -> None:
+        for job, result in zip(jobs, results, strict=True):
+            _, number = job.key
+            assert number not in self.results, "done twice"
+            self.results[number] = result
+            self.log.append(("done", number))
 
-    def failed(self, delivery: Delivery, failure: Failure) -> None:
-        assert delivery.sequence not in self.failures, "failed twice"
-        assert delivery.sequence not in self.results, "failed after it was done"
-        self.failures[delivery.sequence] = failure
-        self.log.append(("failed", delivery.sequence))
+    def failed(self, job: Job, failure: Failure) -> None:
+        _, number = job.key
+        assert number not in self.failures, "failed twice"
+        assert number not in self.results, "failed after it was done"
+        self.failures[number] = failure
+        self.log.append(("failed", number))
 
-    def returned(self, deliveries: list[Delivery]) -> None:
-        self.given_back += [delivery.sequence for delivery in deliveries]
-        self.log.append(("returned", [delivery.sequence for delivery in deliveries]))
+    def returned(self, jobs: list[Job]) -> None:
+        numbers = [job.key[1] for job in jobs]
+        self.given_back += numbers
+        self.log.append(("returned", numbers))
 
     def report(self) -> None:
         self.log.append("report")
@@ -107,14 +115,16 @@ class Rig:
         self.owner.runner = self.runner
         self.runner.start()
 
-    def deliveries(
+    def jobs(
         self, numbers: Any, origin: Origin | None = None, session: int = 1, timeout: float | None = None
-    ) -> list[Delivery]:
+    ) -> list[Job]:
         now = module.monotonic()
-        return [Delivery(origin or self.origin, session, n, Job((1, n), b"%d" % n), now, timeout) for n in numbers]
+        origin = origin or self.origin
+        delivery = Delivery(origin, session, now, timeout)
+        return [Job((origin.number, n), b"%d" % n, delivery=delivery) for n in numbers]
 
-    def add(self, *numbers: int, origin: Origin | None = None, timeout: float | None = None) -> list[Delivery]:
-        made = self.deliveries(numbers, origin, timeout=timeout)
+    def add(self, *numbers: int, origin: Origin | None = None, timeout: float | None = None) -> list[Job]:
+        made = self.jobs(numbers, origin, timeout=timeout)
         self.runner.add(made)
         return made
 
@@ -689,10 +699,10 @@ class TimeoutTests(Case):
         rig = self.rig(AwaitedHeld())
         (first,) = rig.add(1, timeout=2.0)
         self.clock.advance(0)
-        rig.runner.add(rig.deliveries([1], session=9, timeout=60.0))
+        rig.runner.add(rig.jobs([1], session=9, timeout=60.0))
         self.clock.advance(2)
         self.assert_timed_out(rig, 1)
-        self.assertEqual(first.session, 9, "it counts for the newest delivery")
+        self.assertEqual(first.delivery.session, 9, "it counts for the newest delivery")
 
     def test_a_failure_after_the_timeout_is_disregarded(self) -> None:
         async def handler(job: Job) -> None:
@@ -878,7 +888,7 @@ class GivingBackTests(Case):
         rig = self.rig(AwaitedHeld(), concurrency=1)
         rig.add(*range(1, 6))
         self.clock.advance(0)
-        rig.owner.late = lambda: rig.runner.add(rig.deliveries([6, 7]))
+        rig.owner.late = lambda: rig.runner.add(rig.jobs([6, 7]))
         self.clock.advance(PATIENCE)
         self.assertIn(("returned", [3, 4, 5, 6, 7]), rig.log)
 
@@ -939,10 +949,10 @@ class BookkeepingTests(Case):
         rig = self.rig(handler)
         (first,) = rig.add(1)
         self.clock.advance(0)
-        rig.runner.add(rig.deliveries([1, 2], session=9))
+        rig.runner.add(rig.jobs([1, 2], session=9))
         self.clock.advance(0)
         self.assertEqual(handler.begun, [1, 2])
-        self.assertEqual(first.session, 9, "its outcome counts for the newest delivery")
+        self.assertEqual(first.delivery.session, 9, "its outcome counts for the newest delivery")
         handler.end(1, "once")
         self.clock.advance(0)
         self.assertEqual(rig.origin.results, {1: "once"})

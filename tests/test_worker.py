@@ -1053,8 +1053,8 @@ class ArgumentTests(WorkerCase):
 
     def test_a_failure_of_a_job_whose_ventilator_is_gone_reaches_nobody_and_does_no_harm(self) -> None:
         gone = upstream.Upstream(reactor, None, 7, None)  # type: ignore[arg-type]
-        job = Job((7, 1), b"")
-        gone.failed(module.Delivery(gone, 1, 1, job, 0.0), Failure(ValueError("no")))
+        job = Job((7, 1), b"", delivery=module.Delivery(gone, 1, 0.0))
+        gone.failed(job, Failure(ValueError("no")))
         gone.returned([])
         gone.report()
         gone.close()

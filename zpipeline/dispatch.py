@@ -121,8 +121,7 @@ class Dispatcher:
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Take these jobs, whose numbers are higher than those of any that were added so before."""
-        self._know(entries)
-        self.fresh_bytes += sum([len(entry.body) for entry in entries])
+        self.fresh_bytes += self._know(entries)
         self._fresh.extend(entries)
 
     def add_retry(self, entry: Entry) -> None:
@@ -137,9 +136,12 @@ class Dispatcher:
         self._know(new)
         self.retries.add_page(new, last)
 
-    def _know(self, entries: Sequence[Entry]) -> None:
+    def _know(self, entries: Sequence[Entry]) -> int:
+        """Bytes of their bodies together."""
         self._entries.update(zip([entry.sequence for entry in entries], entries, strict=True))
-        self._largest = max([self._largest, *[len(entry.body) for entry in entries]])
+        sizes = [len(entry.body) for entry in entries]
+        self._largest = max(self._largest, max(sizes, default=0))
+        return sum(sizes)
 
     # Workers come and go
 

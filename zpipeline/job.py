@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import isfinite
 from types import MappingProxyType
@@ -26,10 +27,11 @@ def make_id(ventilator: int, sequence: int) -> str:
     return f"{ventilator:016x}{sequence:016x}"
 
 
-def make_ids(ventilator: int, sequences: Iterable[int]) -> list[str]:
+def make_ids(ventilator: int, sequences: Sequence[int]) -> list[str]:
     """The ids of many jobs."""
-    start = f"{ventilator:016x}"
-    return [f"{start}{sequence:016x}" for sequence in sequences]
+    start, count = f"{ventilator:016x}", len(sequences)
+    ends = struct.pack(f"!{count}Q", *sequences).hex()
+    return [start + ends[at : at + _WORD] for at in range(0, count * _WORD, _WORD)]
 
 
 def parse_id(job_id: str) -> tuple[int, int] | None:
@@ -82,26 +84,29 @@ class Job:
     :ivar attempt: 1 for the first time that the job is tried.
     :ivar accepted_at: when the job was accepted, in seconds since the epoch (for plain jobs: when
         the worker received it).
+    :ivar key: what its id is made of: the ventilator's number and the job's own.
+    :ivar delivery: how it came to its worker, which alone has a use for it (`zpipeline.runner.Delivery`).
     """
 
-    __slots__ = ("_frames", "_id", "accepted_at", "attempt", "body", "headers")
+    __slots__ = ("_frames", "accepted_at", "attempt", "body", "delivery", "headers", "key")
 
     def __init__(
         self,
-        job_id: tuple[int, int],
+        key: tuple[int, int],
         body: bytes,
-        *,
-        frames: tuple[bytes, ...] | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
         attempt: int = 1,
         accepted_at: float = 0.0,
+        frames: tuple[bytes, ...] | None = None,
+        delivery: Any = None,
     ) -> None:
-        self._id = job_id
+        self.key = key
         self.body = body
-        self._frames = frames
         self.headers = headers
         self.attempt = attempt
         self.accepted_at = accepted_at
+        self._frames = frames
+        self.delivery = delivery
 
     @property
     def frames(self) -> tuple[bytes, ...]:
@@ -111,7 +116,7 @@ class Job:
     @property
     def id(self) -> str:
         """The job's name, the same in every attempt: 32 characters, see :func:`make_id`."""
-        return make_id(*self._id)
+        return make_id(*self.key)
 
     def json(self) -> Any:
         """The body, read as JSON.

@@ -19,7 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from itertools import takewhile
+from itertools import compress, takewhile
 from threading import Thread, get_ident
 from time import monotonic
 from traceback import StackSummary, walk_stack
@@ -50,13 +50,13 @@ class Origin(Protocol):
     #: Whether jobs can be given back to it.
     takes_back: bool
 
-    def done(self, delivery: Delivery, result: Any) -> None:
-        """The job has been run."""
+    def done(self, jobs: list[Job], results: list[Any]) -> None:
+        """These have been run, and their handler has returned this for each of them."""
 
-    def failed(self, delivery: Delivery, failure: Failure) -> None:
+    def failed(self, job: Job, failure: Failure) -> None:
         """Its handler failed."""
 
-    def returned(self, deliveries: list[Delivery]) -> None:
+    def returned(self, jobs: list[Job]) -> None:
         """These have not been begun, and will not be."""
 
     def report(self) -> None:
@@ -81,15 +81,15 @@ class RunnerOwner(Protocol):
 
 @define(eq=False)
 class Delivery:
-    """One job at this worker.
+    """How jobs came to this worker: those of one message have it in common.
 
-    :ivar timeout: how many seconds its attempt may take; None: any time.
+    :ivar session: of that origin; 0 where there are none.
+    :ivar received_at: by the monotonic clock.
+    :ivar timeout: how many seconds an attempt may take; None: any time.
     """
 
     origin: Origin
     session: int
-    sequence: int
-    job: Job
     received_at: float
     timeout: float | None = None
 
@@ -108,16 +108,16 @@ class TimedOut(ZpipelineError):
 
 @define(eq=False)
 class _Attempt:
-    """A delivery whose handler is under way: a Deferred, a coroutine, or in a thread."""
+    """A job whose handler is under way: a Deferred, a coroutine, or in a thread.
 
-    delivery: Delivery
+    :ivar timeout: as its delivery said when it began.
+    """
+
+    job: Job
     outcome: Deferred[Any]
     where: Callable[[], str]
+    timeout: float | None
     deadline: IDelayedCall | None = None
-
-    @property
-    def key(self) -> tuple[Origin, int]:
-        return self.delivery.origin, self.delivery.sequence
 
 
 class Runner:
@@ -140,20 +140,20 @@ class Runner:
             self.concurrency = threads
         else:
             self.concurrency = concurrency if _is_coroutine_function(handler) else 1
-        self._backlog: deque[Delivery] = deque()
-        self._running: dict[tuple[Origin, int], _Attempt] = {}
+        self._backlog: deque[Job] = deque()
+        self._running: dict[tuple[int, int], _Attempt] = {}  # by the keys of their jobs
         self._overdue: set[_Attempt] = set()  # have timed out, and still run
         self._busy = 0  # how many are in one of these two
         self._reporting: dict[Origin, None] = {}
         self._slice: IDelayedCall | None = None
         self._patience: IDelayedCall | None = None
         self._patient_until = 0.0
-        self._in_handler: Delivery | None = None
+        self._in_slice = False
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
-        return not self._backlog and not self._busy and self._in_handler is None
+        return not self._backlog and not self._busy and not self._in_slice
 
     def start(self) -> None:
         """Make ready to run."""
@@ -173,23 +173,25 @@ class Runner:
         if self._pool is not None and not self._busy:
             self._pool.stop()
 
-    def add(self, deliveries: list[Delivery]) -> None:
-        """Run these, after what waits already. One that runs already, for the same origin, is not run beside itself.
+    def add(self, jobs: list[Job]) -> None:
+        """Run these, after what waits already. One that runs already is not run beside itself.
 
         One whose attempt here has timed out is run, beside what still runs of that attempt: this is its next one.
+
+        :param jobs: each with its `delivery`.
         """
-        for delivery in deliveries if self._running else ():
-            running = self._running.get((delivery.origin, delivery.sequence))
+        for job in jobs if self._running else ():
+            running = self._running.get(job.key)
             if running is not None:
-                running.delivery.session = delivery.session
-                deliveries = [other for other in deliveries if other is not delivery]
-        self._backlog.extend(deliveries)
+                running.job.delivery = job.delivery  # it is reported in that session
+                jobs = [other for other in jobs if other is not job]
+        self._backlog.extend(jobs)
         self._go_on()
 
     def drop(self, origin: Origin) -> int:
         """Forget what that origin has waiting here: how many jobs."""
         before = len(self._backlog)
-        self._backlog = deque(delivery for delivery in self._backlog if delivery.origin is not origin)
+        self._backlog = deque(job for job in self._backlog if job.delivery.origin is not origin)
         return before - len(self._backlog)
 
     # Running
@@ -198,54 +200,61 @@ class Runner:
         if self._backlog and self._slice is None and self._busy < self.concurrency:
             self._slice = self._reactor.callLater(0, self._run_slice)
         if len(self._backlog) > self._keep() and self._patience is None:
-            wait = self._backlog[0].received_at + PATIENCE - monotonic()
+            wait = self._backlog[0].delivery.received_at + PATIENCE - monotonic()
             self._patience = self._reactor.callLater(wait if wait > 0 else PATIENCE, self._lose_patience)
 
     def _run_slice(self) -> None:
         self._owner.before_slice()
         self._give_back()
         self._slice = None
+        self._in_slice = True
+        done: list[Job] = []
+        results: list[Any] = []
         now = monotonic()
         deadline = now + SLICE
-        while self._backlog and self._busy < self.concurrency and now <= deadline:
-            self._begin(self._backlog.popleft(), now)
-            now = monotonic()
+        try:
+            while self._backlog and self._busy < self.concurrency and now <= deadline:
+                job = self._backlog.popleft()
+                if self._pool is not None:
+                    call = _InThread(self._handler, job)
+                    self._wait_for(job, deferToThreadPool(self._reactor, self._pool, call), call.where, now)
+                else:
+                    try:
+                        result = self._handler(job)
+                    except BaseException:  # as of Deferreds and threads; asyncio's CancelledError is no Exception
+                        self._failed(job, Failure())
+                    else:
+                        if result is None or not self._is_to_come(job, result, now):
+                            done.append(job)
+                            results.append(result)
+                now = monotonic()
+        finally:
+            self._in_slice = False
+            self._done(done, results)
         self._report()
         self._go_on()
         if self.idle:
             self._owner.became_idle()
 
-    def _begin(self, delivery: Delivery, now: float) -> None:
-        if self._pool is not None:
-            call = _InThread(self._handler, delivery.job)
-            self._wait_for(delivery, deferToThreadPool(self._reactor, self._pool, call), call.where, now)
-            return
-        self._in_handler = delivery
-        try:
-            result = self._handler(delivery.job)
-        except BaseException:  # as for asynchronous handlers and threads; asyncio's CancelledError is no Exception
-            self._failed(delivery, Failure())
+    def _is_to_come(self, job: Job, result: Any, begun_at: float) -> bool:
+        """Whether what the handler returned is a promise of its result, which is waited for then."""
+        if isinstance(result, Deferred):
+            self._wait_for(job, result, _nowhere, begun_at)
+        elif inspect.isawaitable(result):
+            self._wait_for(job, Deferred.fromCoroutine(_await(result)), partial(_where, result), begun_at)
         else:
-            if result is None:
-                self._done(delivery, None)
-            elif isinstance(result, Deferred):
-                self._wait_for(delivery, result, _nowhere, now)
-            elif inspect.isawaitable(result):
-                self._wait_for(delivery, Deferred.fromCoroutine(_await(result)), partial(_where, result), now)
-            else:
-                self._done(delivery, result)
-        finally:
-            self._in_handler = None
+            return False
+        return True
 
-    def _wait_for(self, delivery: Delivery, outcome: Deferred[Any], where: Callable[[], str], begun_at: float) -> None:
-        attempt = _Attempt(delivery, outcome, where)
-        self._running[attempt.key] = attempt
+    def _wait_for(self, job: Job, outcome: Deferred[Any], where: Callable[[], str], begun_at: float) -> None:
+        attempt = _Attempt(job, outcome, where, job.delivery.timeout)
+        self._running[job.key] = attempt
         self._busy += 1
         outcome.addBoth(self._ended, attempt)
-        if self._running.get(attempt.key) is not attempt:
+        if self._running.get(job.key) is not attempt:
             return
-        if delivery.timeout is not None:
-            left = max(0.0, begun_at + delivery.timeout - monotonic())
+        if attempt.timeout is not None:
+            left = max(0.0, begun_at + attempt.timeout - monotonic())
             attempt.deadline = self._reactor.callLater(left, self._time_out, attempt)
         if self._pool is None and self.concurrency < self._asynchronous_concurrency:
             self.concurrency = self._asynchronous_concurrency
@@ -256,25 +265,25 @@ class Runner:
         if attempt in self._overdue:
             self._overdue.remove(attempt)
         else:
-            del self._running[attempt.key]
+            del self._running[attempt.job.key]
             _forget_deadline(attempt)
             if isinstance(outcome, Failure):
-                self._failed(attempt.delivery, outcome)
+                self._failed(attempt.job, outcome)
             else:
-                self._done(attempt.delivery, outcome)
+                self._done([attempt.job], [outcome])
         self._run_soon()
 
     def _time_out(self, attempt: _Attempt) -> None:
-        delivery = attempt.delivery
-        assert delivery.timeout is not None
-        del self._running[attempt.key]
+        job = attempt.job
+        assert attempt.timeout is not None
+        del self._running[job.key]
         self._overdue.add(attempt)
-        self._failed(delivery, Failure(TimedOut(delivery.timeout, attempt.where())))
+        self._failed(job, Failure(TimedOut(attempt.timeout, attempt.where())))
         if not self._threads:  # cancelling what waits for a thread would only hide when that one ends
             try:
                 attempt.outcome.cancel()
             except Exception:
-                _log.failure("job {id} timed out, and cancelling it fails", id=delivery.job.id)
+                _log.failure("job {id} timed out, and cancelling it fails", id=job.id)
         if len(self._overdue) >= self.concurrency:
             _log.warn(
                 "nothing more runs here until one of {count} jobs that timed out has ended", count=len(self._overdue)
@@ -282,17 +291,24 @@ class Runner:
         self._run_soon()
 
     def _run_soon(self) -> None:
-        if self._slice is None and self._in_handler is None:
+        if self._slice is None and not self._in_slice:
             # what other Deferreds of this turn do is reported with it
             self._slice = self._reactor.callLater(0, self._run_slice)
 
-    def _done(self, delivery: Delivery, result: Any) -> None:
-        self._reporting[delivery.origin] = None
-        delivery.origin.done(delivery, result)
+    def _done(self, jobs: list[Job], results: list[Any]) -> None:
+        origins = dict.fromkeys([job.delivery.origin for job in jobs])
+        self._reporting.update(origins)
+        for origin in origins:
+            if len(origins) == 1:
+                origin.done(jobs, results)
+            else:
+                its_own = [job.delivery.origin is origin for job in jobs]
+                origin.done(list(compress(jobs, its_own)), list(compress(results, its_own)))
 
-    def _failed(self, delivery: Delivery, failure: Failure) -> None:
-        self._reporting[delivery.origin] = None
-        delivery.origin.failed(delivery, failure)
+    def _failed(self, job: Job, failure: Failure) -> None:
+        origin = job.delivery.origin
+        self._reporting[origin] = None
+        origin.failed(job, failure)
 
     def _report(self) -> None:
         reporting, self._reporting = self._reporting, {}
@@ -312,23 +328,26 @@ class Runner:
         return max(0, self.concurrency + 1 - self._busy)
 
     def _give_back(self) -> None:
-        if not self._backlog or monotonic() < max(self._backlog[0].received_at + PATIENCE, self._patient_until):
+        if not self._backlog:
+            return
+        if monotonic() < max(self._backlog[0].delivery.received_at + PATIENCE, self._patient_until):
             return
         self._owner.before_giving_back()
         keep = self._keep()
-        kept: deque[Delivery] = deque()
-        given: dict[Origin, list[Delivery]] = {}
-        for delivery in self._backlog:
-            if len(kept) < keep or not delivery.origin.takes_back:
-                kept.append(delivery)
+        kept: deque[Job] = deque()
+        given: dict[Origin, list[Job]] = {}
+        for job in self._backlog:
+            origin = job.delivery.origin
+            if len(kept) < keep or not origin.takes_back:
+                kept.append(job)
             else:
-                given.setdefault(delivery.origin, []).append(delivery)
+                given.setdefault(origin, []).append(job)
         self._backlog = kept
         if len(kept) > keep:
             # they cannot be given back, however many they are: do not go through all of them in each slice
             self._patient_until = monotonic() + PATIENCE
-        for origin, deliveries in given.items():
-            origin.returned(deliveries)
+        for origin, jobs in given.items():
+            origin.returned(jobs)
 
 
 class _DaemonPool(ThreadPool):

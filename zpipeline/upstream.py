@@ -15,9 +15,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from zpipeline import protocol
-from zpipeline.job import Reject, RetryLater
+from zpipeline.job import Job, Reject, RetryLater
 from zpipeline.link import Link
-from zpipeline.runner import Delivery, TimedOut
+from zpipeline.runner import TimedOut
 from zpipeline.sockets import LINGER_MS, Factory
 from zpipeline.text import printable
 
@@ -138,14 +138,17 @@ class Upstream:
 
     # Origin
 
-    def done(self, delivery: Delivery, result: Any) -> None:
-        """Report it with the next `report`."""
+    def done(self, jobs: list[Job], results: list[Any]) -> None:
+        """Report them with the next `report`."""
         if len(self._done) < _MAX_KEPT:
-            self._done.append((delivery.sequence, None if result is None else to_result(result, delivery.job.id)))
+            self._done += [
+                (job.key[1], None if result is None else to_result(result, job.id))
+                for job, result in zip(jobs, results, strict=True)
+            ]
 
-    def failed(self, delivery: Delivery, failure: Failure) -> None:
+    def failed(self, job: Job, failure: Failure) -> None:
         """Report it with the next `report`."""
-        job_id, error = delivery.job.id, failure.value
+        job_id, error = job.id, failure.value
         name, said = type(error).__name__, " ".join(failure.getErrorMessage().split())
         kind, delay, reason = protocol.RETRY, protocol.NO_DELAY, said or name
         traceback = error.where if isinstance(error, TimedOut) else failure.getTraceback()
@@ -160,14 +163,12 @@ class Upstream:
             if said and not isinstance(error, TimedOut):
                 reason = f"{name}: {said}"
             log.warn("job {id} failed: {reason}", id=job_id, reason=printable(reason))
-        self._failed.append(protocol.Failed(delivery.session, delivery.sequence, kind, delay, reason, traceback))
+        self._failed.append(protocol.Failed(job.delivery.session, job.key[1], kind, delay, reason, traceback))
 
-    def returned(self, deliveries: list[Delivery]) -> None:
+    def returned(self, jobs: list[Job]) -> None:
         """Give them back at once."""
         if self._connected and self._link is not None:
-            self._link.send(
-                protocol.encode(protocol.Returned(self.session, [delivery.sequence for delivery in deliveries]))
-            )
+            self._link.send(protocol.encode(protocol.Returned(self.session, [job.key[1] for job in jobs])))
             self._sent += 1
 
     def report(self) -> None:

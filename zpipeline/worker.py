@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
 from twisted.application.service import Service
@@ -161,7 +161,7 @@ class Worker(Service):
 
     def _received(self, frames: list[bytes], peer: Callable[[], str | None]) -> None:
         if protocol.is_plain(frames):
-            self._runner.add([self._plain.delivery(frames)])
+            self._runner.add([self._plain.job(frames)])
             return
         try:
             message = protocol.decode_for_worker(frames)
@@ -201,21 +201,10 @@ class Worker(Service):
     def _jobs(self, jobs: protocol.Jobs) -> None:
         upstream = self._of_session(jobs.session)
         upstream.jobs_came(len(jobs.sequences))
-        session, ventilator, timeout, now = jobs.session, upstream.ventilator, upstream.timeout, time.monotonic()
-        columns = zip(jobs.sequences, jobs.attempts, jobs.accepted_at, jobs.headers, jobs.bodies, strict=True)
-        self._runner.add(
-            [
-                Delivery(
-                    upstream,
-                    session,
-                    sequence,
-                    Job((ventilator, sequence), body, headers=headers, attempt=attempt, accepted_at=accepted_at),
-                    now,
-                    timeout,
-                )
-                for sequence, attempt, accepted_at, headers, body in columns
-            ]
-        )
+        keys = zip(repeat(upstream.ventilator), jobs.sequences)
+        columns = zip(keys, jobs.bodies, jobs.headers, jobs.attempts, jobs.accepted_at, strict=True)
+        delivery = Delivery(upstream, jobs.session, time.monotonic(), upstream.timeout)
+        self._runner.add([Job(*column, None, delivery) for column in columns])
 
     def _of_session(self, session: int) -> Upstream:
         for upstream in self._upstreams.values():
@@ -292,20 +281,24 @@ class _Plain:
         self._incarnation = incarnation
         self._numbers = count(1)
 
-    def delivery(self, frames: list[bytes]) -> Delivery:
+    def job(self, frames: list[bytes]) -> Job:
         """A job of these frames; its body is the last of them."""
-        number = next(self._numbers)
-        job = Job((self._incarnation, number), frames[-1], frames=tuple(frames), accepted_at=time.time())
-        return Delivery(self, 0, number, job, time.monotonic())
+        return Job(
+            (self._incarnation, next(self._numbers)),
+            frames[-1],
+            frames=tuple(frames),
+            accepted_at=time.time(),
+            delivery=Delivery(self, 0, time.monotonic()),
+        )
 
-    def done(self, delivery: Delivery, result: Any) -> None:
+    def done(self, jobs: list[Job], results: list[Any]) -> None:
         pass
 
-    def failed(self, delivery: Delivery, failure: Failure) -> None:
+    def failed(self, job: Job, failure: Failure) -> None:
         where = printable_lines(failure.getTraceback())
-        log.error("plain job {id} failed:\n{traceback}", id=delivery.job.id, traceback=where)
+        log.error("plain job {id} failed:\n{traceback}", id=job.id, traceback=where)
 
-    def returned(self, deliveries: list[Delivery]) -> None:
+    def returned(self, jobs: list[Job]) -> None:
         pass
 
     def report(self) -> None:

@@ -128,13 +128,23 @@ def _read_jobs(columns: bytes, blob: bytes) -> Jobs:
     if not all(map(isfinite, accepted_at)):
         raise ValueError("a time of acceptance is no number")
     bodies = _cut(blob, numbers[3 * n : 4 * n], 0)
+    headers = _headers_of_all(columns, numbers[4 * n :])
+    return Jobs(session, numbers[:n], attempts, accepted_at, headers, bodies)
+
+
+def _headers_of_all(columns: bytes, lengths: Sequence[int]) -> list[Mapping[str, str]]:
+    """A job without headers of its own has those of the job before it."""
+    pieces = _cut(columns, [length for length in lengths if length], JOBS_START.size + len(lengths) * JOB_COLUMNS)
+    if len(pieces) == 1 and lengths[0]:
+        return [_headers(pieces[0])] * len(lengths)
+    own = iter(pieces)
     headers: list[Mapping[str, str]] = []
     last = NO_HEADERS
-    for piece in _cut(columns, numbers[4 * n :], JOBS_START.size + n * JOB_COLUMNS):
-        if piece:
-            last = _headers(piece)
+    for length in lengths:
+        if length:
+            last = _headers(next(own))
         headers.append(last)
-    return Jobs(session, numbers[:n], attempts, accepted_at, headers, bodies)
+    return headers
 
 
 def _read_close(start: bytes) -> Close:
