@@ -66,9 +66,7 @@ def done(*entries: Entry, at: float = NOW) -> Facts:
     return Facts(done=list(entries))
 
 
-def tried(
-    entry: Entry, due: float | None, *, attempt: int = 2, strikes: int = 0, error: str | None = "KeyError"
-) -> Facts:
+def tried(entry: Entry, due: float, *, attempt: int = 2, strikes: int = 0, error: str | None = "KeyError") -> Facts:
     """It waits for another attempt, or was struck."""
     return Facts(tried=[Tried(attempt, strikes, due, error, entry.sequence)])
 

@@ -132,11 +132,11 @@ class Selection:
 
 
 class Tried(NamedTuple):
-    """A job that waits for another attempt, or that was struck."""
+    """A job that waits for another attempt, because it failed or was struck."""
 
     attempt: int
     strikes: int
-    due: float | None
+    due: float
     error: str | None
     sequence: int
 

@@ -16,7 +16,8 @@ from zpipeline.journal.schema import COUNTS
 from zpipeline.retries import Key as Due
 from zpipeline.store import Facts, Key, Letter, Limits, Selection, Status, Summary, state_of_waiting
 
-_ENTRY = "sequence, body, headers, accepted_at, attempt, strikes, due, error"
+_FRESH = "sequence, body, headers, accepted_at"
+_ENTRY = f"{_FRESH}, attempt, strikes, due, error"
 _SUMMARY = "sequence, accepted_at, settled_at, attempts, strikes, handler, error, size"
 
 _STORE_COUNTS = (
@@ -238,7 +239,9 @@ class Tables:
         """See `zpipeline.store.Store.load`."""
         self._insert_new()
         found = self._connection.execute(
-            f"SELECT {_ENTRY} FROM jobs WHERE sequence > ? AND due IS NULL ORDER BY sequence LIMIT ?", (after, most + 1)
+            # what was tried or struck is due
+            f"SELECT {_FRESH} FROM jobs WHERE sequence > ? AND due IS NULL ORDER BY sequence LIMIT ?",
+            (after, most + 1),
         )
         return _page(found, most, most_bytes)
 

@@ -250,6 +250,7 @@ class Jobs:
     def _has_failed(self, entry: Entry, handler: str, traceback: str) -> None:
         assert entry.error is not None
         if entry.settled_at is None:
+            assert entry.due is not None
             tried = Tried(entry.attempt, entry.strikes, entry.due, entry.error, entry.sequence)
             self._store.note(Facts(tried=[tried]))
             return
