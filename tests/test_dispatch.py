@@ -31,8 +31,10 @@ class PropertyTests(unittest.SynchronousTestCase):
     """What holds whatever happens."""
 
     @thorough
-    @given(steps)
-    def test_any_run_of_jobs_is_spread_evenly_while_no_window_is_full(self, steps: list[tuple[str, Any]]) -> None:
+    @given(steps, st.sampled_from([1, 1, 2, 5]))
+    def test_any_stretch_of_jobs_is_spread_evenly_while_no_window_is_full(
+        self, steps: list[tuple[str, Any]], run: int
+    ) -> None:
         dispatcher = Dispatcher(Policy(), window=10_000)
         handed: list[int] = []  # which worker got a job, in order
         since: dict[Session, int] = {}  # those that take jobs, and how many had been handed out when they began to
@@ -40,17 +42,22 @@ class PropertyTests(unittest.SynchronousTestCase):
         names = count()
 
         def check() -> None:
-            # Counts of any run differ by one at most when the two alternate.
+            # Counts of any stretch differ by one run at most when the two alternate.
             for (one, one_since), (other, other_since) in combinations(since.items(), 2):
                 both = [who for who in handed[max(one_since, other_since) :] if who in (one.number, other.number)]
-                assert all(len(list(run)) == 1 for _, run in groupby(both)), both
+                assert all(len(list(turn)) <= run for _, turn in groupby(both)), both
 
-        sessions = [dispatcher.ready(next(names), 1, 0.0), dispatcher.ready(next(names), 1, 0.0)]
+        def ready() -> Session:
+            session = dispatcher.ready(next(names), 1, 0.0)
+            session.window.run = run
+            return session
+
+        sessions = [ready(), ready()]
         since.update(dict.fromkeys(sessions, 0))
         for what, n in [*steps, ("jobs", 9)]:
             session = sessions[n % len(sessions)] if n is not None and sessions else None
             if what == "ready":
-                session = dispatcher.ready(next(names), 1, 0.0)
+                session = ready()
                 sessions.append(session)
                 since[session] = len(handed)
             elif what == "jobs":
@@ -133,6 +140,42 @@ class HandingOutTests(Case):
         self.assign()
         self.add(2)
         self.assertEqual(self.assign(), {9: [3], 7: [4]})
+
+    def short(self, *numbers: int, run: int = 2) -> None:
+        """Workers that do so many jobs in a millisecond."""
+        for number in numbers:
+            self.dispatcher.ready(number, 1, 0.0).window.run = run
+
+    def test_short_jobs_go_out_in_runs(self) -> None:
+        self.short(7, 8, 9)
+        self.add(5)
+        self.assertEqual(self.assign(), {7: [1, 2], 8: [3, 4], 9: [5]})
+        self.add(3)
+        self.assertEqual(self.assign(), {7: [6, 7], 8: [8]})
+
+    def test_several_rounds_of_runs_are_dealt_at_once(self) -> None:
+        self.short(7, 8)
+        self.add(7)
+        self.assertEqual(self.assign(), {7: [1, 2, 5, 6], 8: [3, 4, 7]})
+
+    def test_what_a_window_has_room_for_beside_whole_runs_is_used_too(self) -> None:
+        self.short(7, 8, run=3)
+        self.add(9)
+        self.assertEqual(self.assign(), {7: [1, 2, 3, 7], 8: [4, 5, 6, 8]})
+
+    def test_where_a_worker_takes_longer_jobs_are_dealt_one_by_one(self) -> None:
+        self.short(7, 8)
+        self.dispatcher.ready(9, 1, 0.0)
+        self.add(4)
+        self.assertEqual(self.assign(), {7: [1, 4], 8: [2], 9: [3]})
+
+    def test_a_worker_says_how_long_jobs_take_there(self) -> None:
+        self.dispatcher = Dispatcher(Policy())
+        for number in (7, 8):
+            self.dispatcher.ready(number, 1, 0.0)
+            self.dispatcher.state(self.at(number), 1, 0, 0.0002)
+        self.add(6)
+        self.assertEqual(self.assign(), {7: [1, 2, 3, 4, 5], 8: [6]})
 
     def test_a_new_worker_comes_after_all_others(self) -> None:
         self.dispatcher.ready(7, 1, 0.0)

@@ -338,11 +338,16 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.reported(number, bool(counted))
 
     @precondition(lambda self: self.places)
-    @rule(data=st.data(), concurrency=concurrencies, missing=st.integers(-2, 2))
-    def state(self, data: st.DataObject, concurrency: int, missing: int) -> None:
+    @rule(
+        data=st.data(),
+        concurrency=concurrencies,
+        missing=st.integers(-2, 2),
+        took=st.sampled_from([None, 0.0, 0.0003, 1.0]),
+    )
+    def state(self, data: st.DataObject, concurrency: int, missing: int, took: float | None) -> None:
         number = self.some_session(data)
         sent = max(0, self.places[number].reports + missing)
-        complete = self.dispatcher.state(self.sessions[number], concurrency, sent)
+        complete = self.dispatcher.state(self.sessions[number], concurrency, sent, took)
         assert complete == (sent <= self.places[number].reports)
 
     # What always holds

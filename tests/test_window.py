@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from zpipeline.window import MAX_WINDOW, PERIOD, SAMPLES, Window
+from zpipeline.window import MAX_RUN, MAX_WINDOW, PERIOD, SAMPLES, Window
 
 LAN = 0.0003  # seconds, there and back
 WAN = 0.1
@@ -205,6 +205,42 @@ class SizeTests(unittest.SynchronousTestCase):
         window.sent(1, 0, 5.0)
         window.settled(1, (), 5.0)
         self.assertEqual(window.size(5.0), 2)
+
+
+class RunTests(unittest.SynchronousTestCase):
+    """How many jobs go to a worker in its turn."""
+
+    def test_it_is_one_until_the_worker_says_how_long_a_job_takes(self) -> None:
+        self.assertEqual(Window(1).run, 1)
+
+    def test_it_is_what_the_worker_does_in_a_millisecond(self) -> None:
+        for concurrency, seconds, run in ((1, 0.0001, 10), (1, 1.0, 1), (1, 0.0006, 1), (50, 0.01, 5)):
+            window = Window(concurrency)
+            window.took(seconds)
+            self.assertEqual(window.run, run)
+
+    def test_it_is_no_more_than_250_however_short_they_are(self) -> None:
+        for seconds in (0.0, 1e-9, 0.000003):
+            window = Window(1)
+            window.took(seconds)
+            self.assertEqual(window.run, MAX_RUN)
+        self.assertEqual(MAX_RUN, 250)
+
+    def test_a_worker_that_has_long_been_idle_has_room_for_a_run(self) -> None:
+        window = Window(1)
+        window.took(0.0001)
+        self.assertEqual(window.size(1000.0), 10)
+
+    def test_it_is_one_again_when_the_worker_gives_back(self) -> None:
+        window = Window(1)
+        window.took(0.0001)
+        window.given_back()
+        self.assertEqual((window.run, window.size(0.0)), (1, 2))
+
+    def test_it_is_one_where_the_window_is_fixed(self) -> None:
+        window = Window(1, fixed=40)
+        window.took(0.0001)
+        self.assertEqual(window.run, 1)
 
 
 class SlowerTests(unittest.SynchronousTestCase):

@@ -4,8 +4,9 @@
 
 The rules that this module keeps:
 
-1. Round-robin over the ready workers that have room in their window. While no window is full, the
-   counts of any run of jobs differ by one at most between workers.
+1. Round-robin over the ready workers that have room in their window. What a worker is given in its turn is one job, or,
+   where all say that they do several in a millisecond, that many: a run. While no window is full, the counts of any
+   stretch of jobs differ by one run at most between workers.
 2. A window is a number of jobs (`zpipeline.window`) and of bytes (`WINDOW_BYTES`, or one job more); a worker that has
    nothing in flight always has room for one job.
 3. No worker has room: jobs wait, in the order of their acceptance.
@@ -30,6 +31,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from heapq import heappop, heappush
+from itertools import chain
 
 from attrs import frozen
 
@@ -221,10 +223,12 @@ class Dispatcher:
         turn = [(session, room) for session in self._ring if (room := _room(session, now)) > 0]
         while turn:
             free = min(WINDOW_BYTES - session.bytes for session, _ in turn)
-            rounds = max(1, min(min(room for _, room in turn), free // self._largest))
-            jobs = self._take(rounds * len(turn))
-            for place, (session, _) in enumerate(turn[: len(jobs)]):
-                batch = jobs[place :: len(turn)]
+            most = max(1, min(min(room for _, room in turn), free // self._largest))  # for each of them
+            run = min(most, min(session.window.run for session, _ in turn))
+            most -= most % run
+            jobs = self._take(most * len(turn))
+            for place, batch in enumerate(_shares(jobs, run, len(turn))):
+                session, _ = turn[place]
                 if session in given:
                     given[session] += batch
                 else:
@@ -234,12 +238,10 @@ class Dispatcher:
                         session.progress_at = now
                 _hold(session, batch)
             if jobs:
-                last = turn[(len(jobs) - 1) % len(turn)][0]
-            if len(jobs) < rounds * len(turn):
+                last = turn[(len(jobs) - 1) // run % len(turn)][0]
+            if len(jobs) < most * len(turn):
                 break
-            turn = [
-                (session, room - rounds) for session, room in turn if room > rounds and session.bytes < WINDOW_BYTES
-            ]
+            turn = [(session, room - most) for session, room in turn if room > most and session.bytes < WINDOW_BYTES]
         return last
 
     def _assign_suspects(self, now: float) -> dict[Session, list[Entry]]:
@@ -329,9 +331,14 @@ class Dispatcher:
             self._take_back(session, sorted(back))
         return len(back)
 
-    def state(self, session: Session, concurrency: int, sent: int) -> bool:
-        """What the worker counts: False when reports of this session went missing on their way."""
+    def state(self, session: Session, concurrency: int, sent: int, took: float | None = None) -> bool:
+        """What the worker counts: False when reports of this session went missing on their way.
+
+        :param took: how many seconds a job takes there now, on average; None when it does not say.
+        """
         session.window.concurrency = concurrency
+        if took is not None:
+            session.window.took(took)
         return sent <= session.reports
 
     # What time brings
@@ -426,6 +433,14 @@ def _room(session: Session, now: float) -> int:
         return 0
     room = session.window.size(now) - in_flight
     return room if in_flight else max(1, room)
+
+
+def _shares(jobs: list[Entry], run: int, workers: int) -> list[list[Entry]]:
+    """What each worker gets when these are dealt in runs, those that get nothing left out."""
+    if run == 1:
+        return [jobs[place::workers] for place in range(min(workers, len(jobs)))]
+    runs = [jobs[start : start + run] for start in range(0, len(jobs), run)]
+    return [list(chain.from_iterable(runs[place::workers])) for place in range(min(workers, len(runs)))]
 
 
 def _hold(session: Session, entries: list[Entry]) -> None:

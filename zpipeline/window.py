@@ -7,6 +7,8 @@ By Little's law, what is in flight is throughput times latency. So the window is
 - concurrency + 1 and one and a half times what is under way: of the jobs that the worker settles in one round trip,
   `concurrency` are running at any time, and the others are on a wire. This is what counts where the way is long;
 
+- a run (see `Window.run`);
+
 and never more than `MAX_WINDOW` jobs. Beyond concurrency + 1 it at most doubles each round trip, so that one lucky
 burst does not fill a worker that is slow. A do-nothing handler thus gets thousands at a time, and one that takes a
 second gets two.
@@ -15,6 +17,9 @@ A probe is a job whose time from sending to settlement is taken, one at a time; 
 throughput. The round trip is the shortest of the last `SAMPLES` probes that did not have to queue at the worker.
 One that had to says how long the queue was, not how long the way is, and counts only where it is shorter than what is
 known.
+
+A run is how many jobs the worker does in `RUN_SECONDS`, by what it says that one takes. So many can go to it together,
+and the next to another worker: the last of them waits no longer than that, and messages are few where workers are many.
 
 A round trip that is taken for too short keeps the window small, and a worker that is never idle gives no sample that
 would tell. So when it is down to concurrency + 1, and probe after probe has queued, it is one less until one has not.
@@ -29,6 +34,9 @@ PERIOD = 0.05
 SAMPLES = 8
 MAX_WINDOW = 50_000
 
+RUN_SECONDS = 0.001
+MAX_RUN = 250
+
 _MAX_QUEUED = 2  # probes in a row
 
 
@@ -37,6 +45,7 @@ class Window:
 
     :param concurrency: how many jobs the worker runs at once.
     :param fixed: a number of jobs that replaces all sizing; None to adapt.
+    :ivar run: how many jobs the worker is given in its turn.
     :ivar round_trip: the time from sending to settlement without a queue, in seconds; 0.0 until it is known.
     """
 
@@ -54,10 +63,12 @@ class Window:
         "_under_way_until",
         "concurrency",
         "round_trip",
+        "run",
     )
 
     def __init__(self, concurrency: int, fixed: int | None = None) -> None:
         self.concurrency = concurrency
+        self.run = 1
         self.round_trip = 0.0
         self._fixed = fixed
         self._size = 0
@@ -76,10 +87,16 @@ class Window:
         if self._fixed is not None:
             return self._fixed
         least = min(self.concurrency + 1, MAX_WINDOW)
-        self._size = max(least, min(self._size, self._wanted(now)))
+        self._size = max(least, self.run, min(self._size, self._wanted(now)))
         if self._size > 2 * least:
             self._queued = 0
         return least - 1 if self._size == least and self._queued > _MAX_QUEUED else self._size
+
+    def took(self, seconds: float) -> None:
+        """The worker says that a job takes so long now, on average."""
+        if self._fixed is None:
+            most = RUN_SECONDS * self.concurrency
+            self.run = MAX_RUN if seconds * MAX_RUN <= most else max(1, int(most / seconds))
 
     def sent(self, sequence: int, in_flight: int, now: float) -> None:
         """A job goes out while `in_flight` others are at the worker. Of some that go out together, name the first."""
@@ -102,6 +119,7 @@ class Window:
 
     def given_back(self) -> None:
         """The worker has returned jobs: whatever it was once good for, it is slow now."""
+        self.run = 1
         self._counts.clear()
         self._total = 0
         self._under_way = 0.0
