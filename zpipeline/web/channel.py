@@ -95,7 +95,7 @@ class Channel(HTTPChannel):
         """The connection is there."""
         transport = self._networkProducer = self.transport
         self._can_send = isinstance(transport, Connection)  # not so with TLS
-        self.setTimeout(self.timeOut)
+        self.site.idle.seen(self)
         transport.registerProducer(self, True)
 
     # What comes
@@ -132,7 +132,7 @@ class Channel(HTTPChannel):
         self._is_going_on = False
         coming = self._coming
         if coming is not None:
-            self.resetTimeout()
+            self.site.idle.seen(self)
             if coming.wants_continue and not self._handlingRequest:
                 coming.wants_continue = False
                 self._send100Continue()
@@ -245,13 +245,18 @@ class Channel(HTTPChannel):
     def send(self, data: bytes) -> None:
         """Write, and at once if nothing waits to be written: that spares the reactor a turn, and epoll two calls."""
         transport = self.transport
-        if self._can_send and self.persistent and not (transport.dataBuffer or transport._tempDataBuffer):
+        if self._all_is_sent:
             sent = transport.writeSomeData(data)
             if sent == len(data):
                 return
             if isinstance(sent, int):
                 data = data[sent:]
         transport.write(data)
+
+    @property
+    def _all_is_sent(self) -> bool:
+        """Whether the kernel has all that was written, and would be given more at once."""
+        return self._can_send and not (self.transport.dataBuffer or self.transport._tempDataBuffer)
 
     def requestDone(self, request: Any) -> None:
         """A request has been answered."""
@@ -260,7 +265,7 @@ class Channel(HTTPChannel):
         if not self.persistent:
             self.loseConnection()
             return
-        self.resetTimeout()
+        self.site.idle.seen(self)
         if not self._is_kept:
             self._is_kept = True
             if ITCPTransport.providedBy(self.transport):
@@ -279,12 +284,16 @@ class Channel(HTTPChannel):
             return
         if self._ends_after_answer:
             self._linger()
+        elif self._all_is_sent:
+            # as the reactor would find out a turn later
+            self._networkProducer.unregisterProducer()
+            self.transport.connectionLost(connectionDone)
         else:
             super().loseConnection()
 
     def _linger(self) -> None:
         self._lingering = True
-        self.setTimeout(None)
+        self.site.idle.forget(self)
         self._networkProducer.unregisterProducer()
         self._networkProducer.resumeProducing()
         if not self.isSecure():  # TLS has no half to close
@@ -296,7 +305,7 @@ class Channel(HTTPChannel):
     def timeoutConnection(self) -> None:
         """Nothing has come for a while."""
         if self._handlingRequest:
-            self.setTimeout(self.timeOut)
+            self.site.idle.seen(self)
         else:
             super().timeoutConnection()
 
@@ -327,6 +336,7 @@ class Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is no more."""
+        self.site.idle.forget(self)
         if self._end_of_lingering is not None and self._end_of_lingering.active():
             self._end_of_lingering.cancel()
         self._is_deaf = True

@@ -12,6 +12,7 @@ from twisted.web.http import combinedLogFormatter, datetimeToLogString
 
 from zpipeline.web.app import App, Pipeline
 from zpipeline.web.channel import Channel
+from zpipeline.web.idle import Idle
 from zpipeline.web.routes import Routes
 
 log = Logger()
@@ -22,6 +23,7 @@ class Site(server.Site):
 
     :ivar pipeline: whose interface this is.
     :ivar max_body: of one job, in bytes.
+    :ivar idle: its connections that wait for something to come.
     """
 
     protocol = Channel  # type: ignore[assignment]
@@ -31,6 +33,7 @@ class Site(server.Site):
         super().__init__(Routes(app.app, app.failed), reactor=reactor)
         self.pipeline = pipeline
         self.max_body = max_body
+        self.idle = Idle(reactor, self.timeOut)
         self._access_log = access_log
 
     def log(self, request: Any) -> None:

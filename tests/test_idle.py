@@ -1,0 +1,58 @@
+"""One timer for all connections that may be idle for so long."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from zpipeline.web.idle import Idle
+
+
+class Connection:
+    def __init__(self, idle: Idle, again: bool = False) -> None:
+        self.idle = idle
+        self.again = again
+        self.ended = 0
+
+    def timeoutConnection(self) -> None:
+        self.ended += 1
+        if self.again:
+            self.idle.seen(self)
+
+
+class IdleTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.idle = Idle(self.clock, 60.0)
+
+    def test_each_ends_when_it_has_been_idle_for_so_long_and_once(self) -> None:
+        first, second = Connection(self.idle), Connection(self.idle)
+        self.idle.seen(first)
+        self.clock.advance(30)
+        self.idle.seen(second)
+        self.clock.advance(20)
+        self.idle.seen(first)
+        self.clock.advance(39.5)
+        self.assertEqual((first.ended, second.ended), (0, 0))
+        self.clock.advance(0.5)
+        self.assertEqual((first.ended, second.ended), (0, 1))
+        self.clock.advance(20)
+        self.assertEqual((first.ended, second.ended), (1, 1))
+        self.clock.advance(100)
+        self.assertEqual((first.ended, second.ended), (1, 1))
+
+    def test_there_is_one_timer_for_all_and_none_without_any(self) -> None:
+        connections = [Connection(self.idle) for _ in range(9)]
+        for connection in connections:
+            self.idle.seen(connection)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        for connection in connections:
+            self.idle.forget(connection)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.idle.forget(connections[0])
+
+    def test_one_that_must_not_end_yet_has_as_much_time_again(self) -> None:
+        connection = Connection(self.idle, again=True)
+        self.idle.seen(connection)
+        self.clock.pump([60, 59, 1])
+        self.assertEqual(connection.ended, 2)
