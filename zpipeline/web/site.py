@@ -15,6 +15,9 @@ from zpipeline.web.channel import Channel
 from zpipeline.web.idle import Idle
 from zpipeline.web.routes import Routes
 
+#: For how long nothing may come on a connection that is kept.
+IDLE_SECONDS = 60.0
+
 log = Logger()
 
 
@@ -33,7 +36,7 @@ class Site(server.Site):
         super().__init__(Routes(app.app, app.failed), reactor=reactor)
         self.pipeline = pipeline
         self.max_body = max_body
-        self.idle = Idle(reactor, self.timeOut)
+        self.idle = Idle(reactor, IDLE_SECONDS)
         self._access_log = access_log
 
     def log(self, request: Any) -> None:
