@@ -36,6 +36,7 @@ from zpipeline.pipeline import jobs as jobs_module
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.protocol import NO_DELAY, REJECT, RETRY, Failed
 from zpipeline.retries import Policy
+from zpipeline.stats import Measures
 from zpipeline.store import Facts, Key, Letter, Opened, Selection, StoreOwner
 
 thorough = settings(max_examples=150, stateful_step_count=60, deadline=None, database=None)
@@ -240,7 +241,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.store = FakeStore(self.paper, self)
         self.dispatcher = Dispatcher(Policy(attempts=ATTEMPTS, timeout=5.0), window=3, bounded=True)
         self.admission = Admission(MAX_PENDING, None)
-        self.jobs = Jobs(self.store, self.dispatcher, self.admission, lambda: None)
+        self.jobs = Jobs(self.store, self.dispatcher, self.admission, Measures(), lambda: None)
         self.jobs.open()
         self.sessions: list[Session] = []
         self.lost: list[Session] = []

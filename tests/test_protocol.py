@@ -13,6 +13,7 @@ from twisted.trial import unittest
 
 from zpipeline import protocol
 from zpipeline.errors import ProtocolError
+from zpipeline.histogram import SECONDS, Histogram, Timings
 from zpipeline.job import encode_headers
 from zpipeline.protocol import (
     MAX_JOBS_IN_MESSAGE,
@@ -75,6 +76,12 @@ def jobs_messages(draw: st.DrawFn) -> Jobs:
     return Jobs(draw(u64), sequences, attempts, accepted_at, list(some_headers), list(bodies))
 
 
+histograms = st.builds(
+    lambda counts, total: Histogram(counts=counts, sum=total),
+    st.lists(u64, min_size=len(SECONDS) + 1, max_size=len(SECONDS) + 1),
+    st.floats(0, allow_infinity=False),
+)
+timings = st.builds(Timings, histograms, histograms)
 timeouts = st.none() | positive_u32 | st.floats(0, exclude_min=True, allow_infinity=False)
 hellos = st.builds(Hello, u64, u64, u64, sinks, st.none() | positive_u32, timeouts)
 for_worker = st.one_of(hellos, st.builds(Close, u64))
@@ -83,7 +90,7 @@ for_sink = st.one_of(
     done(),
     st.builds(Failed, u64, u64, st.sampled_from([RETRY, REJECT]), st.just(NO_DELAY) | finite.map(abs), text, text),
     st.builds(Returned, u64, some_sequences),
-    st.builds(State, u64, positive_u32, u64, u64),
+    st.builds(State, u64, positive_u32, u64, u64, st.none() | timings),
     st.builds(Bye, u64),
 )
 
@@ -179,6 +186,8 @@ def message_of(vector: dict[str, Any]) -> Any:
         fields["sequences"] = [u64_of(digits) for digits in fields["sequences"]]
     if "results" in fields:
         fields["results"] = tuple(map(result_of, fields["results"]))
+    if "start" in fields:
+        fields["timings"] = Timings(*[Histogram(**fields.pop(name)) for name in ("start", "run")])
     if "kind" in fields:
         fields["kind"] = {"retry": RETRY, "reject": REJECT}[fields["kind"]]
     if kind == "JOBS":

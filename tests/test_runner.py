@@ -18,6 +18,7 @@ from twisted.trial import unittest
 
 from tests.peers import until
 from zpipeline import runner as module
+from zpipeline.histogram import Timings
 from zpipeline.job import Job
 from zpipeline.runner import PATIENCE, SLICE, Delivery, Runner, TimedOut
 
@@ -65,7 +66,7 @@ class Origin:
         self.given_back += numbers
         self.log.append(("returned", numbers))
 
-    def report(self) -> None:
+    def report(self, timings: Timings) -> None:
         self.log.append("report")
 
 
@@ -254,6 +255,98 @@ class PlainHandlerTests(Case):
         rig.add(1)
         self.clock.advance(0)
         self.assertEqual(seen, [False])
+
+
+class TimingTests(Case):
+    """How long jobs waited, and took."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(module, "time", lambda: 1000.0 + self.clock.seconds())
+
+    def add(self, rig: Rig, number: int, *, attempt: int = 1, timeout: float | None = None) -> None:
+        """A job that was accepted two seconds before this clock began."""
+        delivery = Delivery(rig.origin, 1, module.monotonic(), timeout)
+        rig.runner.add([Job((1, number), b"%d" % number, attempt=attempt, accepted_at=998.0, delivery=delivery)])
+
+    def test_a_job_waits_from_its_acceptance_and_runs_to_its_end(self) -> None:
+        rig = self.rig(lambda job: self.pass_time(0.2))
+        self.add(rig, 1)
+        self.add(rig, 2)
+        self.clock.advance(1.0)
+        self.clock.advance(0)
+        start, run = rig.runner.timings.start, rig.runner.timings.run
+        self.assertEqual((start.total, run.total), (2, 2))
+        self.assertAlmostEqual(start.sum, 3.0 + 3.2)
+        self.assertAlmostEqual(run.sum, 0.4)
+
+    def test_an_attempt_that_fails_counts_as_long_as_it_ran(self) -> None:
+        def fails(job: Job) -> None:
+            self.pass_time(0.3)
+            raise ValueError("no")
+
+        rig = self.rig(fails)
+        self.add(rig, 1)
+        self.clock.advance(0)
+        self.assertAlmostEqual(rig.runner.timings.run.sum, 0.3)
+        self.assertEqual((rig.runner.done, rig.runner.failed), (0, 1))
+
+    def test_of_later_attempts_it_does_not_count_how_long_they_waited(self) -> None:
+        rig = self.rig(lambda job: None)
+        self.add(rig, 1, attempt=2)
+        self.add(rig, 2)
+        self.clock.advance(0)
+        self.assertEqual((rig.runner.timings.start.total, rig.runner.timings.run.total), (1, 2))
+        self.assertEqual(rig.runner.done, 2)
+
+    def test_an_asynchronous_job_runs_until_its_deferred_fires(self) -> None:
+        held = Held()
+        rig = self.rig(held)
+        self.add(rig, 1)
+        self.clock.advance(0)
+        self.assertEqual((rig.runner.running, rig.runner.done), (1, 0))
+        self.clock.advance(5.0)
+        held.end(1)
+        self.clock.advance(0)
+        self.assertAlmostEqual(rig.runner.timings.run.sum, 5.0)
+        self.assertEqual((rig.runner.running, rig.runner.done), (0, 1))
+
+    def test_a_job_that_times_out_ran_for_as_long_as_it_was_allowed(self) -> None:
+        rig = self.rig(Held())
+        self.add(rig, 1, timeout=2.0)
+        self.clock.advance(0)
+        self.clock.advance(2.0)
+        self.clock.advance(0)
+        self.assertAlmostEqual(rig.runner.timings.run.sum, 2.0)
+
+    def test_a_clock_that_is_behind_makes_no_time_negative(self) -> None:
+        self.patch(module, "time", lambda: 0.0)
+        rig = self.rig(lambda job: None)
+        self.add(rig, 1)
+        self.clock.advance(0)
+        self.assertEqual(rig.runner.timings.start.sum, 0.0)
+
+    def test_an_origin_is_told_of_its_own_jobs(self) -> None:
+        rig = self.rig(lambda job: self.pass_time(0.001))
+        told = []
+        other = Origin([])
+        other.report = told.append  # type: ignore[method-assign]
+        rig.add(1, 2)
+        rig.add(3, origin=other)
+        self.clock.advance(0)
+        self.assertEqual([timings.run.total for timings in told], [1])
+
+    def test_what_waits_and_what_was_given_back_is_counted(self) -> None:
+        held = Held()
+        rig = self.rig(held, concurrency=1)
+        rig.add(*range(5))
+        self.clock.advance(0)
+        self.assertEqual((rig.runner.waiting, rig.runner.running), (4, 1))
+        self.clock.advance(PATIENCE)
+        self.clock.advance(PATIENCE)
+        self.assertEqual(rig.runner.returned, len(rig.origin.given_back))
+        self.assertEqual(rig.runner.waiting, 4 - rig.runner.returned)
+        self.assertGreater(rig.runner.returned, 0)
 
 
 class SliceTests(Case):

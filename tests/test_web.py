@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from zpipeline.errors import Draining, Full, Refused, TooLarge
 from zpipeline.job import JobStatus, make_id
+from zpipeline.stats import Measures
 from zpipeline.web import app, channel, make_site
 
 NDJSON = "content-type: application/x-ndjson"
@@ -48,6 +49,7 @@ class MemoryPipeline:
         self.error: Exception | None = None
         self.statuses: dict[str, JobStatus] = {}
         self.pushed: list[Deferred[None]] = []
+        self.measures = Measures()
 
     @property
     def bodies(self) -> list[bytes]:

@@ -23,6 +23,7 @@ from tests.peers import ANY_PORT, LIMIT, Case, HandVentilator, a_while, turns, u
 from zpipeline import protocol, upstream
 from zpipeline import worker as module
 from zpipeline.errors import UsageError
+from zpipeline.histogram import SECONDS, Timings
 from zpipeline.job import Job, Reject, RetryLater
 from zpipeline.protocol import Bye, Done, Failed, Json, Ready, Returned, State
 from zpipeline.worker import Worker
@@ -690,6 +691,22 @@ class StateTests(WorkerCase):
         reports = len(ventilator.have(Done)) + len(ventilator.have(Failed))
         self.assertEqual(ventilator.have(State)[-1].sent, reports)
 
+    async def test_state_says_how_long_the_jobs_of_the_session_took(self) -> None:
+        self.patch(module, "_STATE_INTERVAL", 0.05)
+        worker = self.start()
+        ventilator = self.ventilator(worker)
+        await ventilator.opens(1, 11)
+        ventilator.jobs(11, {1: b"a", 2: b"b"})
+        ventilator.jobs(11, {3: b"c"}, attempt=2)
+        await until(lambda: [s for s in ventilator.have(State) if s.timings and s.timings.run.total == 3])
+        timings = ventilator.have(State)[-1].timings
+        assert timings is not None
+        self.assertEqual(timings.start.counts, [*[0] * len(SECONDS), 2], "they were accepted in 1970")
+        ventilator.hello(2, 12)
+        await until(lambda: [s for s in ventilator.have(State) if s.session == 12])
+        self.assertEqual(ventilator.have(State)[-1].timings, Timings())
+        self.assertEqual(worker.timings.run.total, 3)
+
     async def test_at_no_time_does_state_claim_a_report_that_has_not_gone_before(self) -> None:
         self.patch(module, "_STATE_INTERVAL", 0.005)
         worker = self.start(self.holds, concurrency=1)
@@ -1056,6 +1073,6 @@ class ArgumentTests(WorkerCase):
         job = Job((7, 1), b"", delivery=module.Delivery(gone, 1, 0.0))
         gone.failed(job, Failure(ValueError("no")))
         gone.returned([])
-        gone.report()
+        gone.report(Timings())
         gone.close()
         self.assertTrue(self.log_lines("failed: ValueError: no"))

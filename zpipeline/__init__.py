@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from zpipeline.job import DeadLetter, DeadLetterSummary, Job, JobStatus, Reject, RetryLater
     from zpipeline.pipeline import Pipeline
+    from zpipeline.stats import Stats, WorkerStatus
     from zpipeline.worker import Worker
 
 _HOMES = {
@@ -38,6 +39,8 @@ _HOMES = {
     "DeadLetter": "job",
     "DeadLetterSummary": "job",
     "Reject": "job",
+    "Stats": "stats",
+    "WorkerStatus": "stats",
     "RetryLater": "job",
     "ZpipelineError": "errors",
     "UsageError": "errors",
@@ -70,9 +73,11 @@ __all__ = [
     "Refused",
     "Reject",
     "RetryLater",
+    "Stats",
     "TooLarge",
     "UsageError",
     "Worker",
+    "WorkerStatus",
     "ZpipelineError",
     "__version__",
 ]

@@ -76,11 +76,13 @@ class Dispatcher:
     :param policy: what becomes of jobs whose handlers fail.
     :param window: jobs in flight at each worker; None lets each window size itself.
     :param bounded: whether jobs that wait for another attempt may be left to the store when they are many.
+    :ivar redelivered: how often a job was handed out that had been before.
     """
 
     def __init__(self, policy: Policy, *, window: int | None = None, bounded: bool = False) -> None:
         self.policy = policy
         self.late = 0
+        self.redelivered = 0
         self.fresh_bytes = 0
         self.retries = Retries(bounded=bounded)
         self._fixed_window = window
@@ -266,6 +268,7 @@ class Dispatcher:
                 surplus -= 1
                 self._arrange(session)
                 continue
+            self.redelivered += len(group)
             _hold(session, group)
             session.progress_at = now
             given[session] = group
@@ -418,6 +421,7 @@ class Dispatcher:
             entry = heappop(self._back)
             if entry.settled_at is None:
                 jobs.append(entry)
+        self.redelivered += len(jobs)
         fresh = self._fresh
         while fresh and len(jobs) < most:
             taken = [fresh.popleft() for _ in range(min(most - len(jobs), len(fresh)))]

@@ -61,6 +61,7 @@ class Link:
     :ivar high_water_mark: how many messages are queued here.
     :ivar silence: why a connection may be there and the deadline not met, for the log.
     :ivar session: the owner's: the number of the session on this connection.
+    :ivar trouble: why there is no connection that is of use; None where nothing is known to be wrong.
     :ivar peer: the address and port of the newest try, the host name resolved; None before the first.
     """
 
@@ -74,10 +75,10 @@ class Link:
     session: int = 0
     peer: tuple[str, str] | None = None
     state: State = State.STOPPED
+    trouble: str | None = None
     _socket: Push | None = None
     _timer: IDelayedCall | None = None
     _tries: int = 0
-    _trouble: str | None = None
     _backoff: Backoff = field(factory=lambda: Backoff(FIRST_BACKOFF, LONGEST_BACKOFF))
 
     def start(self) -> None:
@@ -100,7 +101,7 @@ class Link:
         """This connection is of use."""
         self._cancel()
         self._backoff.reset()
-        self._trouble = None
+        self.trouble = None
 
     def give_up(self, reason: str) -> None:
         """End this connection, if there is one, and try another after a while.
@@ -111,8 +112,8 @@ class Link:
             return
         self.state = State.WAITING
         self._close(0)
-        if reason != self._trouble:
-            self._trouble = reason
+        if reason != self.trouble:
+            self.trouble = reason
             log.warn("{address}: {reason}; trying again", address=self.address, reason=reason)
         self.owner.link_lost(self)
         if self.state is State.WAITING:

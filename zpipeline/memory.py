@@ -34,6 +34,11 @@ class Memory:
         #: Keys whose jobs are settled, and when they expire: the first to expire first.
         self._expiring: OrderedDict[str, float] = OrderedDict()
 
+    @property
+    def dead(self) -> int:
+        """See `zpipeline.store.Store.dead`."""
+        return len(self._dead)
+
     def open(self, owner: StoreOwner) -> Opened:
         """See `zpipeline.store.Store.open`."""
         return Opened(self._ventilator, 0)

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from itertools import compress, takewhile
+from operator import attrgetter, sub
 from threading import Thread, get_ident
-from time import monotonic
+from time import monotonic, time
 from traceback import StackSummary, walk_stack
 from types import FrameType
 from typing import Any, Protocol
@@ -36,12 +37,15 @@ from twisted.python.threadpool import ThreadPool
 
 from zpipeline.errors import ZpipelineError
 from zpipeline.handlers import Handler
+from zpipeline.histogram import Timings
 from zpipeline.job import Job
 
 SLICE = 0.005
 PATIENCE = 0.1
 
 _log = Logger()
+
+_accepted_at, _attempt = attrgetter("accepted_at"), attrgetter("attempt")
 
 
 class Origin(Protocol):
@@ -59,8 +63,11 @@ class Origin(Protocol):
     def returned(self, jobs: list[Job]) -> None:
         """These have not been begun, and will not be."""
 
-    def report(self) -> None:
-        """Say now what was done, failed or returned."""
+    def report(self, timings: Timings) -> None:
+        """Say now what was done, failed or returned.
+
+        :param timings: of what was done or failed since it was last said.
+        """
 
 
 class RunnerOwner(Protocol):
@@ -116,6 +123,7 @@ class _Attempt:
     job: Job
     outcome: Deferred[Any]
     where: Callable[[], str]
+    begun_at: float
     timeout: float | None
     deadline: IDelayedCall | None = None
 
@@ -127,6 +135,9 @@ class Runner:
     :param concurrency: how many run at once, where the handler is not plain.
     :param threads: run a blocking handler in a pool of that many threads; 0: in the reactor.
     :ivar concurrency: how many run at once, as far as it is known: that a handler returns Deferreds shows when it does.
+    :ivar timings: of all attempts.
+    :ivar failed: how many of them failed.
+    :ivar returned: how many jobs were given back.
     """
 
     def __init__(self, reactor: Any, handler: Handler, owner: RunnerOwner, *, concurrency: int, threads: int) -> None:
@@ -140,11 +151,15 @@ class Runner:
             self.concurrency = threads
         else:
             self.concurrency = concurrency if _is_coroutine_function(handler) else 1
+        self.timings = Timings()
+        self.failed = 0
+        self.returned = 0
+        self._failing = 0  # that have failed, and are not reported yet
         self._backlog: deque[Job] = deque()
         self._running: dict[tuple[int, int], _Attempt] = {}  # by the keys of their jobs
         self._overdue: set[_Attempt] = set()  # have timed out, and still run
         self._busy = 0  # how many are in one of these two
-        self._reporting: dict[Origin, None] = {}
+        self._reporting: defaultdict[Origin, Timings] = defaultdict(Timings)
         self._slice: IDelayedCall | None = None
         self._patience: IDelayedCall | None = None
         self._patient_until = 0.0
@@ -154,6 +169,21 @@ class Runner:
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
         return not self._backlog and not self._busy and not self._in_slice
+
+    @property
+    def done(self) -> int:
+        """How many attempts did not fail."""
+        return self.timings.run.total - self.failed
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs are here that are not begun."""
+        return len(self._backlog)
+
+    @property
+    def running(self) -> int:
+        """How many are under way between two turns, those that have timed out and still run included."""
+        return self._busy
 
     def start(self) -> None:
         """Make ready to run."""
@@ -210,27 +240,34 @@ class Runner:
         self._in_slice = True
         done: list[Job] = []
         results: list[Any] = []
+        begun_at: list[float] = []
+        took: list[float] = []
         now = monotonic()
         deadline = now + SLICE
         try:
             while self._backlog and self._busy < self.concurrency and now <= deadline:
                 job = self._backlog.popleft()
+                begun = now
                 if self._pool is not None:
                     call = _InThread(self._handler, job)
-                    self._wait_for(job, deferToThreadPool(self._reactor, self._pool, call), call.where, now)
+                    self._wait_for(job, deferToThreadPool(self._reactor, self._pool, call), call.where, begun)
                 else:
                     try:
                         result = self._handler(job)
                     except BaseException:  # as of Deferreds and threads; asyncio's CancelledError is no Exception
-                        self._failed(job, Failure())
+                        self._failed(job, Failure(), begun)
                     else:
-                        if result is None or not self._is_to_come(job, result, now):
+                        if result is None or not self._is_to_come(job, result, begun):
                             done.append(job)
                             results.append(result)
+                            begun_at.append(begun)
+                            now = monotonic()
+                            took.append(now - begun)
+                            continue
                 now = monotonic()
         finally:
             self._in_slice = False
-            self._done(done, results)
+            self._done(done, results, begun_at, took)
         self._report()
         self._go_on()
         if self.idle:
@@ -247,7 +284,7 @@ class Runner:
         return True
 
     def _wait_for(self, job: Job, outcome: Deferred[Any], where: Callable[[], str], begun_at: float) -> None:
-        attempt = _Attempt(job, outcome, where, job.delivery.timeout)
+        attempt = _Attempt(job, outcome, where, begun_at, job.delivery.timeout)
         self._running[job.key] = attempt
         self._busy += 1
         outcome.addBoth(self._ended, attempt)
@@ -268,9 +305,9 @@ class Runner:
             del self._running[attempt.job.key]
             _forget_deadline(attempt)
             if isinstance(outcome, Failure):
-                self._failed(attempt.job, outcome)
+                self._failed(attempt.job, outcome, attempt.begun_at)
             else:
-                self._done([attempt.job], [outcome])
+                self._done([attempt.job], [outcome], [attempt.begun_at], [monotonic() - attempt.begun_at])
         self._run_soon()
 
     def _time_out(self, attempt: _Attempt) -> None:
@@ -278,7 +315,7 @@ class Runner:
         assert attempt.timeout is not None
         del self._running[job.key]
         self._overdue.add(attempt)
-        self._failed(job, Failure(TimedOut(attempt.timeout, attempt.where())))
+        self._failed(job, Failure(TimedOut(attempt.timeout, attempt.where())), attempt.begun_at)
         if not self._threads:  # cancelling what waits for a thread would only hide when that one ends
             try:
                 attempt.outcome.cancel()
@@ -295,25 +332,41 @@ class Runner:
             # what other Deferreds of this turn do is reported with it
             self._slice = self._reactor.callLater(0, self._run_slice)
 
-    def _done(self, jobs: list[Job], results: list[Any]) -> None:
+    def _done(self, jobs: list[Job], results: list[Any], begun_at: list[float], took: list[float]) -> None:
         origins = dict.fromkeys([job.delivery.origin for job in jobs])
-        self._reporting.update(origins)
         for origin in origins:
             if len(origins) == 1:
+                self._measure(origin, jobs, begun_at, took)
                 origin.done(jobs, results)
             else:
                 its_own = [job.delivery.origin is origin for job in jobs]
-                origin.done(list(compress(jobs, its_own)), list(compress(results, its_own)))
+                its_jobs = list(compress(jobs, its_own))
+                self._measure(origin, its_jobs, list(compress(begun_at, its_own)), list(compress(took, its_own)))
+                origin.done(its_jobs, list(compress(results, its_own)))
 
-    def _failed(self, job: Job, failure: Failure) -> None:
+    def _failed(self, job: Job, failure: Failure, begun_at: float) -> None:
         origin = job.delivery.origin
-        self._reporting[origin] = None
+        self._failing += 1
+        self._measure(origin, [job], [begun_at], [monotonic() - begun_at])
         origin.failed(job, failure)
 
+    def _measure(self, origin: Origin, jobs: list[Job], begun_at: list[float], took: list[float]) -> None:
+        timings = self._reporting[origin]
+        timings.run.observe(took)
+        if max(map(_attempt, jobs)) > 1:  # what a later attempt has waited for is not the pipeline
+            first = [job.attempt == 1 for job in jobs]
+            jobs, begun_at = list(compress(jobs, first)), list(compress(begun_at, first))
+        since_epoch = time() - monotonic()  # acceptance is told by the clock on the wall
+        # by map: written out, this would be a tenth of what a job costs that does nothing
+        timings.start.observe(list(map(since_epoch.__add__, map(sub, begun_at, map(_accepted_at, jobs)))))
+
     def _report(self) -> None:
-        reporting, self._reporting = self._reporting, {}
-        for origin in reporting:
-            origin.report()
+        reporting, self._reporting = self._reporting, defaultdict(Timings)
+        for origin, timings in reporting.items():
+            self.timings.add(timings)
+            origin.report(timings)
+        self.failed += self._failing
+        self._failing = 0
 
     # Giving back
 
@@ -347,6 +400,7 @@ class Runner:
             # they cannot be given back, however many they are: do not go through all of them in each slice
             self._patient_until = monotonic() + PATIENCE
         for origin, jobs in given.items():
+            self.returned += len(jobs)
             origin.returned(jobs)
 
 

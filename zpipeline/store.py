@@ -191,6 +191,10 @@ class Store(Protocol):
         """Why nothing can be written now."""
 
     @property
+    def dead(self) -> int:
+        """How many dead letters there are."""
+
+    @property
     def congested(self) -> bool:
         """Whether nothing more should happen: too much of what has happened could not be written."""
 

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from zpipeline import protocol
+from zpipeline.histogram import Timings
 from zpipeline.job import Job, Reject, RetryLater
 from zpipeline.link import Link
 from zpipeline.runner import TimedOut
@@ -69,6 +70,7 @@ class Upstream:
         self._leaving = False
         self._received = 0
         self._sent = 0
+        self._timings = Timings()
         self._done: list[tuple[int, protocol.Result]] = []
         self._on_its_way = 0  # of those in _done, said on a connection that is not there yet
         self._failed: list[protocol.Failed] = []
@@ -94,6 +96,7 @@ class Upstream:
         self.takes_jobs = True
         self.takes_back = hello.window is None
         self._received = 0
+        self._timings = Timings()
         self._link = Link(self._reactor, self._factory, sink, self)
         self._link.start()
 
@@ -133,7 +136,7 @@ class Upstream:
         """STATE."""
         if self.takes_jobs and self._connected and self._link is not None:
             self._flush()
-            state = protocol.State(self.session, concurrency, self._received, self._sent)
+            state = protocol.State(self.session, concurrency, self._received, self._sent, self._timings)
             self._link.send(protocol.encode(state))
 
     # Origin
@@ -171,8 +174,9 @@ class Upstream:
             self._link.send(protocol.encode(protocol.Returned(self.session, [job.key[1] for job in jobs])))
             self._sent += 1
 
-    def report(self) -> None:
+    def report(self, timings: Timings) -> None:
         """Say what was done or failed."""
+        self._timings.add(timings)
         if self._connected:
             self._flush()
 

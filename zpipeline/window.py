@@ -98,6 +98,11 @@ class Window:
             most = RUN_SECONDS * self.concurrency
             self.run = MAX_RUN if seconds * MAX_RUN <= most else max(1, int(most / seconds))
 
+    @property
+    def in_use(self) -> int:
+        """The window as it was when it was last asked for, or has grown since."""
+        return self._fixed if self._fixed is not None else max(self._size, self.concurrency + 1)
+
     def sent(self, sequence: int, in_flight: int, now: float) -> None:
         """A job goes out while `in_flight` others are at the worker. Of some that go out together, name the first."""
         if self._probe is None:

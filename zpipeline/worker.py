@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count, repeat
 from typing import Any
 
@@ -22,6 +22,7 @@ from zpipeline.addresses import WILDCARDS, make_address, parse_address
 from zpipeline.errors import ProtocolError, UsageError
 from zpipeline.freeze import FreezeWatch
 from zpipeline.handlers import Handler
+from zpipeline.histogram import Timings
 from zpipeline.job import Job
 from zpipeline.runner import Delivery, Runner
 from zpipeline.sockets import Factory, Pull
@@ -84,6 +85,34 @@ class Worker(Service):
         self._finished: Deferred[None] | None = None
         #: Messages that broke the protocol, or came for a session that is over.
         self.dropped_messages = 0
+
+    # What it does
+
+    @property
+    def jobs_ended(self) -> Mapping[str, int]:
+        """What became of jobs here: how many were ``"done"``, ``"failed"``, and ``"returned"``, not begun."""
+        runner = self._runner
+        return {"done": runner.done, "failed": runner.failed, "returned": runner.returned}
+
+    @property
+    def jobs_waiting(self) -> int:
+        """How many jobs are here that are not begun."""
+        return self._runner.waiting
+
+    @property
+    def jobs_running(self) -> int:
+        """How many jobs are under way."""
+        return self._runner.running
+
+    @property
+    def ventilators(self) -> int:
+        """How many ventilators it works for."""
+        return len(self._upstreams)
+
+    @property
+    def timings(self) -> Timings:
+        """How long jobs took to be begun, and to be run."""
+        return self._runner.timings
 
     # Starting and stopping
 
@@ -301,7 +330,7 @@ class _Plain:
     def returned(self, jobs: list[Job]) -> None:
         pass
 
-    def report(self) -> None:
+    def report(self, timings: Timings) -> None:
         pass
 
 

@@ -23,6 +23,7 @@ from zpipeline.journal import opening
 from zpipeline.journal.tables import Tables
 from zpipeline.journal.writer import MOST_QUICK, Kind, Request, Writer
 from zpipeline.retries import Key as Due
+from zpipeline.stats import Commits
 from zpipeline.store import Facts, Key, Letter, Limits, Opened, Selection, Status, StoreOwner, Summary
 
 __all__ = ["Journal"]
@@ -37,16 +38,21 @@ class Journal:
 
     :param path: of the file; it is made if it is not there.
     :param synchronous: ``full``: what was accepted outlives a power cut; ``normal``: it outlives this process.
+    :param commits: what its transactions are like is noted there, if it is given.
     """
 
     holds_all = False
 
-    def __init__(self, reactor: Any, path: str, *, synchronous: str, limits: Limits) -> None:
+    def __init__(
+        self, reactor: Any, path: str, *, synchronous: str, limits: Limits, commits: Commits | None = None
+    ) -> None:
         self._reactor = reactor
         self._path = path
         self._synchronous = synchronous
         self._limits = limits
+        self._commits = commits if commits is not None else Commits()
         self._lock: IO[bytes] | None = None
+        self._tables: Tables | None = None
         self._writer: Writer | None = None
 
     @property
@@ -59,6 +65,11 @@ class Journal:
         """Whether too much of what has happened could not be written."""
         return self._writer is not None and self._writer.congested
 
+    @property
+    def dead(self) -> int:
+        """How many dead letters are in the file."""
+        return self._tables.dead if self._tables is not None else 0
+
     def open(self, owner: StoreOwner) -> Opened:
         """See `zpipeline.store.Store.open`."""
         held = opening.lock(self._path)
@@ -68,9 +79,9 @@ class Journal:
             held.close()
             raise
         self._lock = held
-        tables = Tables(connection, self._limits, opening.PATIENCE)
+        tables = self._tables = Tables(connection, self._limits, opening.PATIENCE)
         sqlites_log = os.path.realpath(self._path) + "-wal" if self._synchronous == "full" else None
-        self._writer = Writer(self._reactor, self._path, tables, owner, sqlites_log)
+        self._writer = Writer(self._reactor, self._path, tables, owner, sqlites_log, self._commits)
         self._writer.start()
         return opened
 
@@ -78,7 +89,7 @@ class Journal:
         """See `zpipeline.store.Store.accept`."""
         at = time.time()
         kind = Kind.CHANGE if len(entries) <= MOST_QUICK else Kind.LONG
-        return self._ask(lambda tables: tables.accept(entries, key, at), kind)
+        return self._ask(lambda tables: tables.accept(entries, key, at), kind, len(entries))
 
     def note(self, facts: Facts) -> None:
         """See `zpipeline.store.Store.note`."""
@@ -122,10 +133,10 @@ class Journal:
     def _unlock(self, outcome: Any) -> Any:
         assert self._lock is not None
         self._lock.close()
-        self._lock = self._writer = None
+        self._lock = self._tables = self._writer = None
         return outcome
 
-    def _ask(self, request: Request, kind: Kind) -> Deferred[Any]:
+    def _ask(self, request: Request, kind: Kind, jobs: int = 0) -> Deferred[Any]:
         if self._writer is None:
             return fail(JournalError(f"the journal {self._path} is closed"))
-        return self._writer.ask(request, kind)
+        return self._writer.ask(request, kind, jobs)

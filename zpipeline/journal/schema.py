@@ -18,13 +18,13 @@ from __future__ import annotations
 import secrets
 import sqlite3
 
-VERSION = 1
+VERSION = 2
 
 #: In the head of each journal, so that it is known for one whatever number others give their versions: "zpip".
 APPLICATION = 0x7A706970
 
 #: What `meta` counts.
-COUNTS = ("pending", "pending_bytes", "settled", "keys")
+COUNTS = ("pending", "pending_bytes", "settled", "dead", "keys")
 
 TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",

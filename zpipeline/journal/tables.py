@@ -101,6 +101,11 @@ class Tables:
             self._connection.execute("ROLLBACK")
 
     @property
+    def dead(self) -> int:
+        """How many dead letters there are, as it is committed."""
+        return self._stored["dead"]
+
+    @property
     def wants_checkpoint(self) -> bool:
         """Whether SQLite's log is so long that it should be brought into the file."""
         return self._pages >= _CHECKPOINT_PAGES
@@ -212,6 +217,7 @@ class Tables:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*letter.summary, letter.body, letter.headers, letter.traceback),
             )
+        self._count(dead=len(letters))
 
     def _settle(self, rows: list[tuple[Any, ...]], size: int) -> None:
         """These jobs are settled.
@@ -300,7 +306,7 @@ class Tables:
         )
         entries, more = _page(found, most, most_bytes)
         numbers = [entry.sequence for entry in entries]
-        self._delete("DELETE FROM dead WHERE sequence IN", numbers)
+        self._count(dead=-self._delete("DELETE FROM dead WHERE sequence IN", numbers))
         self._count(settled=-self._delete("DELETE FROM settled WHERE sequence IN", numbers))
         self._connection.executemany("UPDATE keys SET expires = NULL WHERE sequence = ?", [(n,) for n in numbers])
         self._connection.executemany(
@@ -312,7 +318,9 @@ class Tables:
 
     def drop(self, sequence: int) -> bool:
         """See `zpipeline.store.Store.drop`."""
-        return self._delete("DELETE FROM dead WHERE sequence IN", [sequence]) > 0
+        gone = self._delete("DELETE FROM dead WHERE sequence IN", [sequence])
+        self._count(dead=-gone)
+        return gone > 0
 
     # What is old goes
 

@@ -38,6 +38,7 @@ from twisted.python.failure import Failure
 from zpipeline.errors import JournalError, JournalFull, Refused
 from zpipeline.journal.schema import explain, is_full, is_locked
 from zpipeline.journal.tables import Tables
+from zpipeline.stats import Commits
 from zpipeline.store import Facts, StoreOwner
 
 #: How long after a transaction that failed writing is tried again, in seconds.
@@ -73,6 +74,7 @@ class _Asked:
     request: Request
     answer: Deferred[Any]
     kind: Kind
+    jobs: int
     result: Any = None
     refusal: Refused | None = None
 
@@ -83,6 +85,7 @@ class _Batch:
 
     asked: list[_Asked]
     facts: Facts
+    begun_at: float = field(factory=time.monotonic)
     elsewhere: list[tuple[int, int]] = field(factory=list)
     error: Exception | None = None
 
@@ -93,15 +96,19 @@ class Writer:
     :param path: of the journal, for messages.
     :param log_path: of SQLite's write-ahead log, which is to be on the disk before anything is answered; None when that
         may wait.
+    :param commits: what the transactions are like that have jobs in them is noted there.
     :ivar trouble: why the last transaction failed; None when it did not.
     """
 
-    def __init__(self, reactor: Any, path: str, tables: Tables, owner: StoreOwner, log_path: str | None) -> None:
+    def __init__(
+        self, reactor: Any, path: str, tables: Tables, owner: StoreOwner, log_path: str | None, commits: Commits
+    ) -> None:
         self.trouble: str | None = None
         self._reactor = reactor
         self._path = path
         self._tables = tables
         self._owner = owner
+        self._commits = commits
         self._log = None if log_path is None else os.open(log_path, os.O_RDONLY)
         self._asked: list[_Asked] = []
         self._facts = Facts()
@@ -123,15 +130,16 @@ class Writer:
         unwritten = len(self._facts) + (len(self._batch.facts) if self._batch is not None else 0)
         return self.trouble is not None and unwritten > MOST_UNWRITTEN
 
-    def ask(self, request: Request, kind: Kind) -> Deferred[Any]:
+    def ask(self, request: Request, kind: Kind, jobs: int) -> Deferred[Any]:
         """Fires with what the request returns, once that is committed.
 
+        :param jobs: how many it accepts.
         :raises JournalError: (by the Deferred) it could not be; nothing of it is there.
         :raises Refused: (by the Deferred) what the request raised.
         """
         if self._closing is not None:
             return fail(JournalError(f"the journal {self._path} is being closed"))
-        asked = _Asked(request, Deferred(), kind)
+        asked = _Asked(request, Deferred(), kind, jobs)
         self._asked.append(asked)
         self._schedule()
         return asked.answer
@@ -197,6 +205,9 @@ class Writer:
 
     def _has_succeeded(self, batch: _Batch) -> None:
         recovered, self.trouble = self.trouble is not None, None
+        jobs = len(batch.facts) + sum([each.jobs for each in batch.asked])
+        if jobs:
+            self._commits.observe(time.monotonic() - batch.begun_at, jobs)
         if batch.elsewhere:
             self._owner.settled_elsewhere(batch.elsewhere)
         _answer(batch.asked)

@@ -22,6 +22,7 @@ from zpipeline.admission import Admission
 from zpipeline.dispatch import Dispatcher, FailedAttempt, Fate
 from zpipeline.entry import Entry, Session
 from zpipeline.job import make_id
+from zpipeline.stats import Measures
 from zpipeline.store import Facts, Key, Letter, Selection, Status, Store, Summary, Tried, state_of_waiting
 from zpipeline.text import printable, printable_lines
 
@@ -46,12 +47,15 @@ class Jobs:
     :ivar epoch: how often its store was opened.
     """
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, admission: Admission, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, dispatcher: Dispatcher, admission: Admission, measures: Measures, wake: Callable[[], None]
+    ) -> None:
         self.ventilator = 0
         self.epoch = 0
         self.admission = admission
         self._store = store
         self._dispatcher = dispatcher
+        self._measures = measures
         self.wake = wake
         self._sequences = count(1)
         self._cursor = 0  # the newest that has been in memory before its first attempt
@@ -68,6 +72,11 @@ class Jobs:
     def survive(self) -> bool:
         """Whether they outlive the process."""
         return not self._store.holds_all
+
+    @property
+    def dead_letters(self) -> int:
+        """How many there are."""
+        return self._store.dead
 
     @property
     def trouble(self) -> str | None:
@@ -121,6 +130,7 @@ class Jobs:
 
     def _accepted(self, holder: int | None, entries: list[Entry], size: int, numbers: Deferred[list[int]]) -> None:
         if holder is None:
+            self._measures.accepted += len(entries)
             self._take(entries)
             self.wake()
             numbers.callback([entry.sequence for entry in entries])
@@ -129,6 +139,7 @@ class Jobs:
             numbers.callback([holder])
 
     def _refused(self, failure: Failure, entries: list[Entry], size: int, numbers: Deferred[list[int]]) -> None:
+        self._measures.refuse(failure.value, len(entries))
         self._take_off(len(entries), size)
         numbers.errback(failure)
 
@@ -208,8 +219,8 @@ class Jobs:
 
     # What happens to them
 
-    def done(self, session: Session | None, sequences: Sequence[int]) -> None:
-        """These have been run."""
+    def done(self, session: Session | None, sequences: Sequence[int]) -> int:
+        """These have been run: how many of those in memory that settles."""
         at = time.time()
         settled = self._dispatcher.done(session, sequences, time.monotonic(), at)
         facts = Facts(done=settled)
@@ -220,7 +231,10 @@ class Jobs:
             self._store.note(facts)
             self._are_settled(sequences)
         if settled:
+            self._measures.done += len(settled)
+            self._measures.settle.observe([at - entry.accepted_at for entry in settled])
             self._take_off(len(settled), sum([len(entry.body) for entry in settled]))
+        return len(settled)
 
     def _are_settled(self, sequences: Sequence[int]) -> None:
         for settled in self._settled_since:
@@ -231,21 +245,27 @@ class Jobs:
         """Whether there are jobs that are in the store alone."""
         return self._behind or self._page_awaited or self._dispatcher.retries.horizon is not None
 
-    def failed(self, session: Session | None, failed: protocol.Failed, handler: str) -> None:
-        """The handler of this one failed."""
+    def failed(self, session: Session | None, failed: protocol.Failed, handler: str) -> bool:
+        """The handler of this one failed: whether that counts."""
         attempt = FailedAttempt(
             failed.reason, failed.kind == protocol.REJECT, None if failed.delay < 0 else failed.delay
         )
         entry = self._dispatcher.failed(session, failed.sequence, attempt, time.monotonic(), time.time())
-        if entry is not None:
-            self._has_failed(entry, handler, failed.traceback)
+        if entry is None:
+            return False
+        self._measures.failed += 1
+        self._has_failed(entry, handler, failed.traceback)
+        return True
 
-    def verdict(self, session: int, fate: Fate, handler: str) -> None:
-        """What became of the process of this lost session."""
+    def verdict(self, session: int, fate: Fate, handler: str) -> bool:
+        """What became of the process of this lost session: whether an attempt has failed by that."""
         entry = self._dispatcher.verdict(session, fate, time.time())
+        has_failed = entry is not None and fate is Fate.OVERDUE
+        self._measures.failed += has_failed
         if entry is not None:
             self._has_failed(entry, handler, "")
         self.wake()
+        return has_failed
 
     def _has_failed(self, entry: Entry, handler: str, traceback: str) -> None:
         assert entry.error is not None
@@ -266,6 +286,8 @@ class Jobs:
         )
         self._store.note(Facts(dead=[Letter(summary, entry.body, entry.headers, traceback)]))
         self._are_settled([entry.sequence])
+        self._measures.dead += 1
+        self._measures.settle.observe([entry.settled_at - entry.accepted_at])
         job_id = make_id(self.ventilator, entry.sequence)
         reason, where = printable(entry.error), printable_lines(traceback)
         log.error("job {id} is dead: {reason}\n{traceback}", id=job_id, reason=reason, traceback=where)
@@ -278,6 +300,7 @@ class Jobs:
         # some may have been read since
         read = [sequence for sequence, _ in jobs if self._dispatcher.entry(sequence) is not None]
         self._dispatcher.done(None, read, time.monotonic(), time.time())
+        self._measures.done += len(jobs)
         self._take_off(len(jobs), sum(size for _, size in jobs))
 
     def store_recovered(self) -> None:

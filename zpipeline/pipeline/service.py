@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -30,8 +30,10 @@ from zpipeline.journal import Journal
 from zpipeline.memory import Memory
 from zpipeline.pipeline.gathering import Gathering
 from zpipeline.pipeline.jobs import Jobs
+from zpipeline.pipeline.observing import Observer
 from zpipeline.pipeline.sessions import Sessions
 from zpipeline.retries import Policy
+from zpipeline.stats import Measures, Stats, WorkerStatus
 from zpipeline.store import Key, Limits, Selection, Store, Summary
 from zpipeline.window import MAX_WINDOW
 
@@ -109,13 +111,15 @@ class Pipeline(Service):
             raise UsageError(f"journal_sync is 'full' or 'normal', not {journal_sync!r}")
         self._reactor = reactor
         self._drain_seconds = drain
+        self._observer = Observer(reactor, self._workers)
         self.max_body = max_body
         in_memory = journal is None or plain
 
         def make_store() -> Store:
             if journal is None or plain:
                 return Memory(Limits(keep, _KEPT_IN_MEMORY, _KEPT_IN_MEMORY))
-            return Journal(reactor, journal, synchronous=journal_sync, limits=Limits(keep, _KEPT, _KEPT))
+            limits, commits = Limits(keep, _KEPT, _KEPT), self._observer.measures.commits
+            return Journal(reactor, journal, synchronous=journal_sync, limits=limits, commits=commits)
 
         most = max_pending or (MAX_PENDING_IN_MEMORY if in_memory else MAX_PENDING)
         most_bytes = max_pending_bytes or (MAX_PENDING_BYTES_IN_MEMORY if in_memory else None)
@@ -123,9 +127,13 @@ class Pipeline(Service):
 
         def build() -> None:
             self._dispatcher = Dispatcher(policy, window=MAX_WINDOW if plain else window, bounded=not in_memory)
-            self._jobs = Jobs(make_store(), self._dispatcher, Admission(most, most_bytes), self._wake)
+            self._jobs = Jobs(
+                make_store(), self._dispatcher, Admission(most, most_bytes), self._observer.measures, self._wake
+            )
             self._gathering = Gathering(reactor, self._jobs)
-            self._sessions = Sessions(reactor, self._dispatcher, self._jobs, sink=sink, window=window, plain=plain)
+            self._sessions = Sessions(
+                reactor, self._dispatcher, self._jobs, self._observer, sink=sink, window=window, plain=plain
+            )
 
         self._build = build
         build()
@@ -166,7 +174,8 @@ class Pipeline(Service):
             key = Key(idempotency_key, _fingerprint(body, packed))
             accepted = self._jobs.accept(self._jobs.admit([body], packed), key)
             return accepted.addCallback(lambda numbers: self._id(numbers[0]))
-        except (Refused, UsageError):
+        except (Refused, UsageError) as error:
+            self._observer.measures.refuse(error, 1)
             return fail()
 
     def push_many(self, bodies: Iterable[bytes], headers: Mapping[str, str] | None = None) -> Deferred[list[str]]:
@@ -183,7 +192,8 @@ class Pipeline(Service):
             self._gathering.flush()
             accepted = self._jobs.accept(self._jobs.admit(bodies, packed))
             return accepted.addCallback(lambda numbers: make_ids(self._jobs.ventilator, numbers))
-        except (Refused, UsageError):
+        except (Refused, UsageError) as error:
+            self._observer.measures.refuse(error, len(bodies))
             return fail()
 
     def job(self, job_id: str) -> Deferred[JobStatus | None]:
@@ -260,6 +270,11 @@ class Pipeline(Service):
         return self._stopping is not None
 
     @property
+    def ended(self) -> bool:
+        """Whether it has been stopped, and everything is closed."""
+        return self._stopping is not None and self._stopping.called
+
+    @property
     def trouble(self) -> str | None:
         """Why the journal cannot be written now; None when it can."""
         return self._jobs.trouble
@@ -272,7 +287,28 @@ class Pipeline(Service):
     @property
     def bad_messages(self) -> int:
         """How many messages broke the protocol."""
-        return self._sessions.bad_messages
+        return self._observer.measures.bad_messages
+
+    def stats(self) -> Stats:
+        """What this pipeline does, and has done since this process started."""
+        return self._observer.stats(self._jobs, self._dispatcher, accepting=self.accepting, draining=self.draining)
+
+    def workers(self) -> list[WorkerStatus]:
+        """What each worker does, in the order in which they were named."""
+        return self._sessions.workers()
+
+    def watch(self, watcher: Callable[[bool], None]) -> Callable[[], None]:
+        """Have this called each second, when `stats` and `workers` have new rates, from now on.
+
+        :param watcher: takes False; and True when the pipeline has ended: then it is not called again.
+        :returns: ends that.
+        """
+        return self._observer.watch(watcher)
+
+    @property
+    def measures(self) -> Measures:
+        """All that is counted, with its histograms: not to be changed."""
+        return self._observer.measures
 
     # Starting and stopping
 
@@ -304,6 +340,7 @@ class Pipeline(Service):
         if self._jobs.survive and self.pending:
             log.info("{pending} jobs of the journal are not settled yet", pending=self.pending)
         self._sessions.start(self._workers, self._jobs.epoch)
+        self._observer.start()
 
     def stopService(self) -> Deferred[None]:
         """Accept nothing more, wait until jobs are settled or `drain` seconds are over, and disconnect.
@@ -331,6 +368,7 @@ class Pipeline(Service):
                 timeout.cancel()
         await self._sessions.stop()
         unwritten = await self._jobs.close()
+        self._observer.stop()
         self._say_what_is_left(unwritten)
 
     @property

@@ -18,11 +18,14 @@ from zpipeline import protocol
 from zpipeline.dispatch import GRACE, Dispatcher, Fate
 from zpipeline.entry import Entry, Session
 from zpipeline.errors import ProtocolError
+from zpipeline.histogram import Timings
 from zpipeline.inquest import Inquest
 from zpipeline.link import Link, State
 from zpipeline.pipeline.jobs import Jobs
+from zpipeline.pipeline.observing import Observer
 from zpipeline.pipeline.sending import to_messages
 from zpipeline.sockets import HIGH_WATER_MARK, LINGER_MS, Factory, Pull
+from zpipeline.stats import WorkerStatus
 from zpipeline.text import printable
 
 #: How long reports that are here already are read before a session is given up for lost.
@@ -49,17 +52,26 @@ class Sessions:
     """All workers of one ventilator. It is the `zpipeline.link.LinkOwner` of their links.
 
     :param window: as it is told to workers.
+    :param observer: is told what the workers do.
     :param plain: send each job as one plain frame, and settle it then.
-    :ivar bad_messages: how many messages broke the protocol.
     """
 
     def __init__(
-        self, reactor: Any, dispatcher: Dispatcher, jobs: Jobs, *, sink: str, window: int | None, plain: bool
+        self,
+        reactor: Any,
+        dispatcher: Dispatcher,
+        jobs: Jobs,
+        observer: Observer,
+        *,
+        sink: str,
+        window: int | None,
+        plain: bool,
     ) -> None:
-        self.bad_messages = 0
         self._reactor = reactor
         self._dispatcher = dispatcher
         self._jobs = jobs
+        self._measures = observer.measures
+        self._roster = observer.roster
         self._sink_address = sink
         self._window = window
         self._plain = plain
@@ -75,6 +87,12 @@ class Sessions:
         self._wakeup: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
         self._is_holding = False
+
+    def workers(self) -> list[WorkerStatus]:
+        """What is known of each."""
+        return self._roster.statuses(
+            {link.address: (self._dispatcher.session(link.session), link.trouble) for link in self._links}
+        )
 
     # Starting and stopping
 
@@ -139,6 +157,7 @@ class Sessions:
             link.stop(LINGER_MS)
             self._end_inquest(link, Fate.UNREACHABLE)
             if session is not None:
+                self._roster[link.address].is_lost(time.time())
                 self._dispatcher.lose(session)
                 self._jobs.verdict(session.number, Fate.UNREACHABLE, "")
         self._open.clear()
@@ -157,7 +176,11 @@ class Sessions:
         self._wakeup = None
         if self._is_holding:
             return
-        for session, entries in self._jobs.hand_out():
+        before = self._dispatcher.redelivered
+        given = self._jobs.hand_out()
+        if not self._plain:  # what a plain socket did not take was handed out to nobody
+            self._measures.redelivered += self._dispatcher.redelivered - before
+        for session, entries in given:
             link = self._open[session.number]
             if self._plain:
                 self._send_plain(link, session, entries)
@@ -171,7 +194,8 @@ class Sessions:
         sent = 0
         while sent < len(entries) and link.send([entries[sent].body]):
             sent += 1
-        self._jobs.done(session, [entry.sequence for entry in entries[:sent]])
+        done = self._jobs.done(session, [entry.sequence for entry in entries[:sent]])
+        self._roster[link.address].done += done
         if sent < len(entries):
             self._dispatcher.pause(session, True)
             self._dispatcher.returned(session, [entry.sequence for entry in entries[sent:]], time.monotonic())
@@ -205,7 +229,7 @@ class Sessions:
         link.session = secrets.randbits(64)
         self._open[link.session] = link
         if self._plain:
-            self._takes_part(link, 1, time.monotonic(), "a plain PULL socket")
+            self._takes_part(link, None, 1, time.monotonic(), "a plain PULL socket")
             self._jobs.wake()
             return
         self._generation += 1
@@ -242,6 +266,7 @@ class Sessions:
         if session is None:
             return
         self._end_inquest(link, Fate.UNREACHABLE)
+        self._roster[link.address].is_lost(time.time())
         lost = self._dispatcher.lose(session)
         if lost:
             log.warn("{address}: {lost} jobs go to other workers", address=link.address, lost=lost)
@@ -263,7 +288,8 @@ class Sessions:
 
     def _judge(self, link: Link, session: int, fate: Fate) -> None:
         process = self._processes.get(link)
-        self._jobs.verdict(session, fate, process.handler if process is not None else "")
+        failed = self._jobs.verdict(session, fate, process.handler if process is not None else "")
+        self._roster[link.address].failed += failed
 
     def link_writable(self, link: Link) -> None:
         """A plain PULL socket takes jobs again."""
@@ -288,13 +314,18 @@ class Sessions:
         session = self._dispatcher.session(message.session)
         match message:
             case protocol.Done():
-                self._jobs.done(session, message.sequences)
+                done = self._jobs.done(session, message.sequences)
+                if link is not None:
+                    self._roster[link.address].done += done
             case protocol.Failed():
                 assert link is not None
                 process = self._processes.get(link)
-                self._jobs.failed(session, message, process.handler if process is not None else "")
+                failed = self._jobs.failed(session, message, process.handler if process is not None else "")
+                self._roster[link.address].failed += failed
             case protocol.Returned():
-                self._dispatcher.returned(session, message.sequences, time.monotonic())
+                assert link is not None
+                returned = self._dispatcher.returned(session, message.sequences, time.monotonic())
+                self._roster[link.address].returned += returned
             case protocol.Ready() if session is None:
                 assert link is not None
                 if link.state is State.CONNECTED:
@@ -305,14 +336,25 @@ class Sessions:
                 return
             case protocol.State() if session is not None:
                 assert link is not None
+                try:
+                    self._measured(link, message.timings)
+                except ValueError as error:
+                    self._has_broken_protocol(ProtocolError(f"its histograms have {error}"), peer())
+                    return
                 if not self._dispatcher.state(session, message.concurrency, message.sent):
                     link.give_up("reports of the worker went missing")
                     return
             case protocol.Bye() if session is not None:
+                assert link is not None
+                self._roster[link.address].leaves(time.time())
                 self._dispatcher.leave(session)
         if session is not None and session.leaving and not session.in_flight and link is not None:
             link.send(protocol.encode(protocol.Close(session.number)))
         self._jobs.wake()
+
+    def _measured(self, link: Link, timings: Timings | None) -> None:
+        if timings is not None:
+            self._measures.timings.add(self._roster[link.address].measured(timings))
 
     def _ready(self, link: Link, ready: protocol.Ready) -> None:
         now = time.monotonic()
@@ -322,15 +364,16 @@ class Sessions:
         since = before.since if before is not None and is_same else now
         self._processes[link] = _Process(ready.incarnation, ready.handler, since)
         about = f"{ready.handler} on {ready.host}, process {ready.pid}, {ready.concurrency} at once"
-        self._takes_part(link, ready.concurrency, since, about)
+        self._takes_part(link, ready, ready.concurrency, since, about)
 
-    def _takes_part(self, link: Link, concurrency: int, since: float, about: str) -> None:
+    def _takes_part(self, link: Link, ready: protocol.Ready | None, concurrency: int, since: float, about: str) -> None:
         link.meets_deadline()
+        self._roster[link.address].is_ready(ready, time.time())
         self._dispatcher.ready(link.session, concurrency, time.monotonic(), since)
         log.info("{address}: ready ({about})", address=link.address, about=printable(about))
 
     def _has_broken_protocol(self, error: ProtocolError, host: str | None) -> None:
-        self.bad_messages += 1
+        self._measures.bad_messages += 1
         if host not in self._bad_hosts and len(self._bad_hosts) < 1000:
             self._bad_hosts.add(host)
             log.warn("the sink drops a message from {host}: {error} (said once for each host)", host=host, error=error)

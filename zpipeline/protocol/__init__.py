@@ -14,7 +14,7 @@ type. All numbers are big-endian and unsigned unless said otherwise; text is UTF
     D DONE       session u64, n times u64                      none, or n results
     F FAILED     session u64, sequence u64, kind u8, f64       reason, traceback
     T RETURNED   session u64, n times u64
-    S STATE      session u64, concurrency u32, received u64, sent u64
+    S STATE      session u64, concurrency u32, received u64, sent u64   none, or a JSON object: start, run
     B BYE        session u64
 
 The columns of JOBS: n sequence numbers u64, n attempts u16, n times of acceptance f64, n body

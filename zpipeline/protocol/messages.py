@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from attrs import frozen
 
+from zpipeline.histogram import Timings
+
 MAGIC = b"\xf0ZPP"  # no UTF-8 text starts with it
 VERSION = 1
 
@@ -117,12 +119,14 @@ class State:
     :ivar concurrency: as in READY; it may change.
     :ivar received: jobs that arrived.
     :ivar sent: messages of DONE, FAILED and RETURNED that were sent before this one.
+    :ivar timings: of the attempts that have ended; None from a worker that does not measure.
     """
 
     session: int
     concurrency: int
     received: int
     sent: int
+    timings: Timings | None = None
 
 
 @frozen

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from zpipeline.errors import ProtocolError
+from zpipeline.histogram import SECONDS, Histogram, Timings
 from zpipeline.job import NO_HEADERS
 from zpipeline.protocol.messages import (
     BYE,
@@ -186,11 +187,28 @@ def _read_returned(numbers: bytes) -> Returned:
     return Returned(session, sequences)
 
 
-def _read_state(start: bytes) -> State:
-    state = State(*COUNTS.unpack(start))
-    if state.concurrency < 1:
+def _read_state(start: bytes, *measured: bytes) -> State:
+    session, concurrency, received, sent = COUNTS.unpack(start)
+    if concurrency < 1:
         raise ValueError("a concurrency of 0")
-    return state
+    if not measured:
+        return State(session, concurrency, received, sent)
+    (about,) = measured
+    times = _object(about)
+    return State(session, concurrency, received, sent, Timings(_times(times, "start"), _times(times, "run")))
+
+
+def _times(about: Mapping[str, Any], name: str) -> Histogram:
+    times = _field(about, name, dict)
+    counts = _field(times, "counts", list)
+    if len(counts) != len(SECONDS) + 1:
+        raise ValueError(f"{name!r} has {len(counts)} counts, where {len(SECONDS) + 1} belong")
+    if not all(type(count) is int and 0 <= count < 1 << 64 for count in counts):
+        raise ValueError(f"{name!r} has counts that are none")
+    total = times.get("sum")
+    if type(total) not in (int, float) or not 0 <= total <= float_info.max:
+        raise ValueError(f"the sum of {name!r} is no number of seconds: {total!r:.100}")
+    return Histogram(counts=counts, sum=float(total))
 
 
 def _read_bye(start: bytes) -> Bye:

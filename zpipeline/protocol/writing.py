@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from zpipeline.histogram import Timings
 from zpipeline.protocol.messages import (
     BYE,
     CLOSE,
@@ -68,7 +69,8 @@ def encode(message: Message) -> Frames:
         case Returned():
             return [RETURNED, _numbers(message.session, message.sequences)]
         case State():
-            return [STATE, COUNTS.pack(message.session, message.concurrency, message.received, message.sent)]
+            counts = COUNTS.pack(message.session, message.concurrency, message.received, message.sent)
+            return [STATE, counts] if message.timings is None else [STATE, counts, _timings_bytes(message.timings)]
         case Bye():
             return [BYE, U64.pack(message.session)]
     raise TypeError(f"encode() does not take {type(message).__name__}")
@@ -109,6 +111,11 @@ def _numbers(session: int, sequences: Sequence[int]) -> bytes:
 def _json_bytes(value: Any) -> bytes:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")
+
+
+def _timings_bytes(timings: Timings) -> bytes:
+    both = {"start": timings.start, "run": timings.run}
+    return _json_bytes({name: {"counts": times.counts, "sum": times.sum} for name, times in both.items()})
 
 
 def _text_bytes(text: str) -> bytes:

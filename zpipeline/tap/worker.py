@@ -7,10 +7,12 @@ from twisted.application.service import IService
 from zpipeline.addresses import make_address
 from zpipeline.errors import UsageError
 from zpipeline.handlers import find_handler
+from zpipeline.metrics import Exposition, WorkerCollector
 from zpipeline.tap.eof import leave_at_eof
+from zpipeline.tap.metrics import make_metrics_site
 from zpipeline.tap.options import UNTIL_EOF, seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
-from zpipeline.tap.services import in_order
+from zpipeline.tap.services import Listener, in_order
 from zpipeline.window import MAX_WINDOW
 from zpipeline.worker import CONCURRENCY, DRAIN, Worker
 
@@ -47,6 +49,7 @@ class Options(CommonOptions):
         ["port", None, 4444, "The port where jobs arrive.", whole("port", 1, 65535)],
         ["interface", None, "127.0.0.1", "The address or network interface where it listens; * for all."],
         *HANDLER_PARAMETERS,
+        ["metrics", None, None, "The port of 127.0.0.1 where /metrics is for Prometheus.", whole("metrics", 1, 65535)],
         ["drain", None, DRAIN, "For how many seconds leaving waits for the jobs that are here.", seconds("drain")],
     ]
     optFlags = [UNTIL_EOF]
@@ -69,7 +72,13 @@ def makeService(options: Options) -> IService:
     except UsageError as error:
         options.refuse(error)
     options.bind_now(worker.bind, "choose another --port or --interface")
+    services: list[IService] = [worker]
+    if options["metrics"] is not None:
+        site = make_metrics_site(Exposition(WorkerCollector(worker)))
+        listener = Listener(reactor, f"tcp:{options['metrics']}:interface=127.0.0.1", site)
+        options.bind_now(listener.bind, "choose another --metrics")
+        services.insert(0, listener)
     if options["until-eof"]:
         leave_at_eof(reactor)
     waits = f"until the jobs that are here have run, for {options['drain']:g} seconds at most"
-    return in_order(reactor, waits, worker)
+    return in_order(reactor, waits, *services)

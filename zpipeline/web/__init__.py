@@ -7,6 +7,7 @@
     routes.py        how a request gets to its route
     batch.py         the lines of a batch
     idempotency.py   the key of a request that may be sent twice
+    observe.py       what is seen of the pipeline: as JSON, and as events
     query.py         the parameters of a query string
     problems.py      errors as RFC 9457 has them
 

@@ -14,9 +14,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import MethodNotAllowed
 
+from zpipeline import metrics
 from zpipeline.job import DeadLetter, DeadLetterSummary, JobStatus, parse_id
+from zpipeline.metrics import Exposition, PipelineCollector
+from zpipeline.web import observe
 from zpipeline.web.batch import MAX_JOBS, job_of
 from zpipeline.web.idempotency import HEADER, key_of, refuse_key
+from zpipeline.web.observe import Events, stats_of, workers_of
 from zpipeline.web.problems import Problem, problem_of, too_large
 from zpipeline.web.query import parameters, whole
 from zpipeline.web.request import Request, unexpected
@@ -36,7 +40,7 @@ MAX_PAGE = 1000
 log = Logger()
 
 
-class Pipeline(Protocol):
+class Pipeline(observe.Pipeline, metrics.Pipeline, Protocol):
     """What the routes need of `zpipeline.pipeline.Pipeline`."""
 
     @property
@@ -85,6 +89,8 @@ class App:
         self._pipeline = pipeline
         self._max_body = max_body
         self._reactor = reactor
+        self._events = Events(pipeline)
+        self._exposition = Exposition(PipelineCollector(pipeline))
 
     @app.route("/")  # of any method: given GET, the router would answer HEAD too
     def push(self, request: Request) -> Deferred[bytes]:
@@ -176,6 +182,23 @@ class App:
             raise _not_dead()
         return _accepted(request, job_id)
 
+    @app.route("/stats", methods=["GET"])
+    def stats(self, request: Request) -> bytes:
+        return request.answer(200, stats_of(self._pipeline))
+
+    @app.route("/workers", methods=["GET"])
+    def workers(self, request: Request) -> bytes:
+        return request.answer(200, {"workers": workers_of(self._pipeline)})
+
+    @app.route("/events", methods=["GET"])
+    def events(self, request: Request) -> bytes | Deferred[bytes]:
+        return self._events.open(request)
+
+    @app.route("/metrics", methods=["GET"])
+    def metrics(self, request: Request) -> bytes:
+        text, content_type = self._exposition.text(b",".join(request.values(b"accept")).decode("latin-1"))
+        return request.answer_bytes(200, text, content_type=content_type)
+
     @app.route("/health/live", methods=["GET"])
     def live(self, request: Request) -> bytes:
         return request.answer(200, {"status": "live"})
@@ -194,6 +217,8 @@ class App:
 
     def failed(self, request: Request, failure: Failure) -> bytes:
         """The answer to a request whose route raised this."""
+        if isinstance(failure.value, Problem):
+            request.note_refusal(failure.value)
         problem = problem_of(failure.value)
         if problem is None:
             log.failure("{method} {path} failed", failure, method=request.method, path=request.path)

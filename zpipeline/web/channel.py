@@ -278,6 +278,11 @@ class Channel(HTTPChannel):
         self.persistent = False
         self._is_deaf = self._ends_after_answer = True
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client does not read what was sent to it."""
+        return bool(self._waitingForTransport)
+
     def loseConnection(self) -> None:
         """End the connection: now, or when the client has been listened to for long enough."""
         if self._lingering:

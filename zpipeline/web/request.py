@@ -23,6 +23,7 @@ from twisted.web import server
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
+from zpipeline.errors import TooLarge
 from zpipeline.web.problems import CONTENT_TYPE, NO_HEADERS, Problem, nothing_here, too_large
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ BATCH_PATH = b"/batch"
 
 #: A batch as a whole may be this many times what one job may be.
 BATCH_BODIES = 64
+
+#: Where jobs are pushed.
+_PUSHING = (b"/", BATCH_PATH)
 
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 _DECIDE = frozenset((b"content-length", b"transfer-encoding", b"connection", b"expect"))
@@ -177,6 +181,7 @@ class Request(server.Request):
     def begin(self) -> None:
         """It is the request's turn."""
         if self.refusal is not None:
+            self.note_refusal(self.refusal)
             self.end(self.answer_problem(self.refusal))
         else:
             self.process()
@@ -236,6 +241,11 @@ class Request(server.Request):
             self.channel.end_after_answer()
         return self.answer(problem.status, problem.members(), problem.headers, CONTENT_TYPE)
 
+    def note_refusal(self, problem: Problem) -> None:
+        """Have what is refused here counted where the pipeline counts its refusals: a body, or a batch, as one job."""
+        if problem.status == 413 and self.path in _PUSHING:
+            self.site.pipeline.measures.refuse(TooLarge(), 1)
+
     def answer_nothing(self) -> bytes:
         """All of an answer without content: it is done (204)."""
         return self.answer_bytes(204, b"")
@@ -249,13 +259,9 @@ class Request(server.Request):
         """
         if self._disconnected:
             return b""
-        channel = self.channel
         if self.site.pipeline.draining:
-            channel.end_after_answer()
-        lines = [_first_lines(status, int(time.time()))]
-        if not channel.persistent:
-            lines.append(b"Connection: close\r\n")
-        lines += [b"%b: %b\r\n" % header for header in headers.items()]
+            self.channel.end_after_answer()
+        lines = self._first_lines(status, headers)
         if status != 204:
             lines.append(b"Content-Type: %b\r\nContent-Length: %d\r\n" % (content_type, len(body)))
         lines.append(b"\r\n")
@@ -264,6 +270,30 @@ class Request(server.Request):
             self.sentLength = len(body)
             lines.append(body)
         return b"".join(lines)
+
+    def answer_head(self, status: int, headers: Mapping[bytes, bytes], content_type: bytes) -> bytes:
+        """The beginning of an answer that goes on until its connection ends: `send_part` has more of it."""
+        self.channel.end_after_answer()
+        lines = [*self._first_lines(status, headers), b"Content-Type: %b\r\n\r\n" % content_type]
+        self.code = status
+        self.sentLength = 0
+        return b"".join(lines)
+
+    def send_part(self, data: bytes) -> None:
+        """Write some of an answer that goes on. When it is over, `end` has the rest."""
+        self.sentLength += len(data)
+        self.channel.send(data)
+
+    @property
+    def reader_is_behind(self) -> bool:
+        """Whether what has been written already waits to be read."""
+        return self.channel.is_behind
+
+    def _first_lines(self, status: int, headers: Mapping[bytes, bytes]) -> list[bytes]:
+        lines = [_first_lines(status, int(time.time()))]
+        if not self.channel.persistent:
+            lines.append(b"Connection: close\r\n")
+        return lines + [b"%b: %b\r\n" % header for header in headers.items()]
 
     def values(self, name: bytes) -> list[bytes]:
         """All values of a header.
