@@ -9,8 +9,9 @@ BIN = $(VENV)/bin
 
 # The modules without I/O, whose branches the tests cover without a gap.
 PURE := zpipeline/protocol/*,zpipeline/window.py,zpipeline/entry.py,zpipeline/dispatch.py,zpipeline/suspects.py
+PURE := $(PURE),zpipeline/histogram.py,zpipeline/stats.py,zpipeline/pipeline/roster.py
 PURE := $(PURE),zpipeline/retries.py,zpipeline/admission.py,zpipeline/pipeline/sending.py
-PURE_TESTS = $(foreach module,protocol dispatch suspects retries admission window sending,$(wildcard tests/test_$(module)*.py))
+PURE_TESTS = $(foreach module,protocol dispatch suspects retries admission window sending histogram stats roster,$(wildcard tests/test_$(module)*.py))
 
 # A virtual environment whose making failed is made again.
 .DELETE_ON_ERROR:

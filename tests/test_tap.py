@@ -112,6 +112,7 @@ class OptionsOfEach(SynchronousTestCase):
                 "port": ["x", "0", "65536", "-1", "4444.0", ""],
                 "concurrency": ["0", "x", "1.5", "9999999999"],
                 "threads": ["-1", "x"],
+                "metrics": ["0", "x", "65536"],
                 "drain": ["-1", "x", "nan", "inf"],
             },
             "zpipe-web": {
@@ -405,8 +406,10 @@ class OneLineErrors(TapCase):
                 f"{web}diary.txt": "the journal diary.txt: it is damaged, or no SQLite file",
                 f"{web}folder.sqlite": "the journal folder.sqlite: ",
                 f"{web}other.sqlite": "another program's SQLite file, not a journal: name another with --journal",
-                f"{web}later.sqlite": "has schema version 99, and this zpipeline writes version 1",
+                f"{web}later.sqlite": "has schema version 99, and this zpipeline writes version 2",
                 f"-n zpipe-worker --port={port}": f"{taken} cannot be bound: address already in use (choose",
+                f"-n zpipe-worker --port={free_port()} --metrics={port}": f"on tcp:{port}:interface=127.0.0.1: address "
+                "already in use (choose another --metrics)",
                 "-n zpipe-worker --interface=nosuch0": "tcp://nosuch0:4444 cannot be bound: no such device (choose",
                 "-n zpipe-worker --handler=nowhere:f": f"no module 'nowhere' in {os.path.realpath(self.rig.folder)}",
                 "-n zpipe-worker --handler=absent:f": "importing 'absent' fails: No module named 'no_such_module'",
@@ -481,6 +484,37 @@ class WebOptionsReachTheirPlaces(TapCase):
             post(web.port, b"x")
         self.assertLess(len(web.log.splitlines()) - before, 5)
         self.assertNotIn("POST", web.log)
+
+    def test_a_worker_has_metrics_where_it_is_told(self) -> None:
+        """On the loopback interface, /metrics and nothing else, until it ends."""
+        port = free_port()
+        worker = self.rig.worker(None, f"--metrics={port}")
+        web = self.rig.web([worker.port])
+        self.rig.until_ready(web, 1)
+        accepted = Load(web.port, [b"a"] * 5).run(1).accepted
+        self.rig.until_ran(accepted)
+
+        def scraped() -> str:
+            status, headers, text = get(port, "/metrics")
+            self.assertEqual((status, headers["content-type"]), (200, "text/plain; version=0.0.4; charset=utf-8"))
+            return text.decode()
+
+        self.wait("five are done", lambda: 'zpipeline_worker_jobs_total{outcome="done"} 5.0\n' in scraped())
+        text = scraped()
+        for line in (
+            'zpipeline_worker_jobs_total{outcome="failed"} 0.0',
+            "zpipeline_worker_ventilators 1.0",
+            "zpipeline_worker_waiting 0.0",
+            "zpipeline_worker_running 0.0",
+            "zpipeline_worker_start_seconds_count 5.0",
+            'zpipeline_worker_run_seconds_bucket{le="+Inf"} 5.0',
+        ):
+            self.assertIn(line + "\n", text)
+        self.assertIn("process_resident_memory_bytes ", text)
+        self.assertEqual(get(port, "/")[0], 404)
+        self.assertNotIn("GET /metrics", worker.log)
+        worker.signal(signal.SIGTERM)
+        self.ended_well(worker)
 
     def test_a_fixed_window_is_kept(self) -> None:
         """With --window 2, a worker that could run ten at once has two."""
