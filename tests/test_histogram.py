@@ -34,6 +34,11 @@ class CountingTests(SynchronousTestCase):
     def test_the_sum_and_the_number_are_those_of_all_values(self, values: list[float]) -> None:
         self.assertAlmostEqual(of(*values).sum, sum(values), places=6)
         self.assertEqual(of(*values).total, len(values))
+        mean = of(*values).mean
+        if mean is None:
+            self.assertEqual(values, [])
+        else:
+            self.assertAlmostEqual(mean, sum(values) / len(values), places=6)
 
     def test_what_is_below_zero_is_zero(self) -> None:
         self.assertEqual(of(-5.0, 0.1), of(0.0, 0.1))

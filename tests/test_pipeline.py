@@ -13,6 +13,7 @@ from tests.peers import ANY_PORT, HandWorker, a_while, turns, until
 from tests.pipeline_kit import PipelineCase, free_address
 from zpipeline import inquest, protocol
 from zpipeline.errors import Draining, Full, TooLarge, UsageError
+from zpipeline.histogram import Timings
 from zpipeline.job import Job
 from zpipeline.pipeline import Pipeline, service, sessions
 from zpipeline.protocol import Bye, Close, Done, Failed, Hello, Jobs, Returned, State
@@ -278,6 +279,16 @@ class WorkersComeAndGoTests(PipelineCase):
         await turns()
         self.assertEqual(len(worker.sequences()), 2, "concurrency + 1")
         worker.say(State(session, 9, 2, 0))
+        await worker.has(10)
+        await turns()
+        self.assertEqual(len(worker.sequences()), 10)
+
+    async def test_a_worker_that_says_that_jobs_are_short_gets_several_in_its_turn(self) -> None:
+        pipeline, worker, session = await self.pair()
+        timings = Timings()
+        timings.run.observe([0.0001] * 20)  # a millisecond has ten of them
+        worker.say(State(session, 1, 0, 0, timings))
+        await pipeline.push_many([b""] * 30)
         await worker.has(10)
         await turns()
         self.assertEqual(len(worker.sequences()), 10)

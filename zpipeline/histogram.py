@@ -37,6 +37,12 @@ class Histogram:
         """How many values there were."""
         return sum(self.counts)
 
+    @property
+    def mean(self) -> float | None:
+        """Of all values; None when there are none."""
+        total = self.total
+        return self.sum / total if total else None
+
     def observe(self, values: Sequence[float]) -> None:
         """Count these. A time below 0, by clocks that differ, is 0."""
         ordered = sorted(values)

@@ -337,11 +337,11 @@ class Sessions:
             case protocol.State() if session is not None:
                 assert link is not None
                 try:
-                    self._measured(link, message.timings)
+                    took = self._measured(link, message.timings)
                 except ValueError as error:
                     self._has_broken_protocol(ProtocolError(f"its histograms have {error}"), peer())
                     return
-                if not self._dispatcher.state(session, message.concurrency, message.sent):
+                if not self._dispatcher.state(session, message.concurrency, message.sent, took):
                     link.give_up("reports of the worker went missing")
                     return
             case protocol.Bye() if session is not None:
@@ -352,9 +352,13 @@ class Sessions:
             link.send(protocol.encode(protocol.Close(session.number)))
         self._jobs.wake()
 
-    def _measured(self, link: Link, timings: Timings | None) -> None:
-        if timings is not None:
-            self._measures.timings.add(self._roster[link.address].measured(timings))
+    def _measured(self, link: Link, timings: Timings | None) -> float | None:
+        """How long an attempt takes there now, on average, in seconds; None where that is not said."""
+        if timings is None:
+            return None
+        new = self._roster[link.address].measured(timings)
+        self._measures.timings.add(new)
+        return new.run.mean
 
     def _ready(self, link: Link, ready: protocol.Ready) -> None:
         now = time.monotonic()
