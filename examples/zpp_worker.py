@@ -2,7 +2,8 @@
 # fmt: off
 """A worker for ZPP/1, written from docs/protocol.rst (the rules named here are its rules) with nothing but pyzmq.
 Usage: zpp_worker.py PORT [OUTFILE] [SECONDS]. Each job appends "begin ID BODY" to OUTFILE, sleeps, appends "end ID".
-Bodies "fail", "reject" and "later N" fail so. A timeout interrupts `handler` by SIGALRM; C code that blocks goes on.
+Bodies "fail", "reject" and "later N" fail so; one that begins with "echo" is returned. A timeout interrupts `handler`
+by SIGALRM; C code that blocks goes on.
 """
 import json, os, random, re, signal, socket, struct, sys, time, traceback
 import zmq, zmq.utils.monitor
@@ -37,7 +38,8 @@ class Session:
             self.push.send_multipart([head + letter, struct.pack("!Q", self.number) + fields, *frames])
     def report(self):  # rule 8; when a session is given up, what is done waits for the next one
         if self.done and self.up and (leaving or not self.given_up) and self.push.poll(0, zmq.POLLOUT):
-            self.send(b"D", struct.pack(f"!{len(self.done)}Q", *self.done))
+            numbers, results = zip(*self.done, strict=True)
+            self.send(b"D", struct.pack(f"!{len(numbers)}Q", *numbers), *(results if any(results) else ()))
             self.done.clear()
     def give_up(self, say=True, forget=False):  # rule 3
         self.report()
@@ -92,6 +94,16 @@ def handler(name, body):  # put yours here
     if body == "reject": raise Reject("as it was told to")
     if body.startswith("later "): raise RetryLater(float(body[6:]), "as it was told to")
     os.write(out, f"end {name}\n".encode())
+    if body.startswith("echo"): return body
+
+def pack(result):
+    try:
+        if result is None: return b""
+        if isinstance(result, bytes): packed = b"b" + result
+        elif isinstance(result, str): packed = b"t" + result.encode()
+        else: packed = b"j" + json.dumps(result, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error: return b"d" + str(error).encode(errors="replace")
+    return packed if len(packed) <= 2**20 + 1 else b"dit is over 1 MiB"
 
 def time_out(*_): raise TimedOut
 
@@ -99,9 +111,9 @@ def run(session, sequence, body, _):
     name, timeout = f"{session.ventilator if session else incarnation:016x}{sequence:016x}", session and session.timeout
     try:  # rule 11
         signal.setitimer(signal.ITIMER_REAL, min(timeout or 0, 1e6))  # 0: none
-        try: handler(name, body.decode(errors="replace"))
+        try: result = handler(name, body.decode(errors="replace"))
         finally: signal.setitimer(signal.ITIMER_REAL, 0)
-        if session: session.done.append(sequence)
+        if session: session.done.append((sequence, pack(result)))
     except (Exception, TimedOut) as error:
         kind, delay, reason = isinstance(error, Reject), -1.0, f"{type(error).__name__}: {error}"
         if isinstance(error, RetryLater): delay, reason = error.args

@@ -30,7 +30,7 @@ from zpipeline.store import Facts, Letter, Limits, Selection, Store, Summary, Tr
 
 ROOT = Path(__file__).resolve().parent.parent
 NOW = 1_700_000_000.0
-LIMITS = Limits(keep=100.0, most_settled=10, most_keys=3)
+LIMITS = Limits(keep=100.0, most_settled=10, most_keys=3, most_result_bytes=100)
 MANY = 1 << 30
 EVERYTHING = Selection()
 
@@ -59,11 +59,11 @@ def jobs(*numbers: int) -> list[Entry]:
     return [job(number) for number in numbers]
 
 
-def done(*entries: Entry, at: float = NOW) -> Facts:
-    """They have been run."""
+def done(*entries: Entry, at: float = NOW, results: dict[int, bytes] | None = None) -> Facts:
+    """They have been run, and some have returned this."""
     for entry in entries:
         entry.settled_at = at
-    return Facts(done=list(entries))
+    return Facts(done=list(entries), results=results or {})
 
 
 def tried(entry: Entry, due: float, *, attempt: int = 2, strikes: int = 0, error: str | None = "KeyError") -> Facts:
@@ -208,7 +208,7 @@ def _push(journal: Journal, epoch: int) -> None:
 
 def main(path: str, what: str) -> None:
     """Open the journal and say so; then push, or hold it, until killed."""
-    journal = Journal(reactor, path, synchronous="full", limits=Limits(3600.0, 1_000_000, 1_000_000))
+    journal = Journal(reactor, path, synchronous="full", limits=Limits(3600.0, 1_000_000, 1_000_000, 1 << 30))
     epoch = journal.open(Owner()).epoch
     print("open", flush=True)
     if what == "push":

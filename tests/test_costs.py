@@ -145,7 +145,7 @@ class JournalTests(CostCase):
     def test_accepting_and_settling(self) -> None:
         connection, _ = open_journal(self.mktemp())
         self.addCleanup(connection.close)
-        tables = Tables(connection, Limits(3600, 1000, 1000))
+        tables = Tables(connection, Limits(3600, 1000, 1000, 1000))
         entries = [Entry(number, BODY, b"{}", 0.0) for number in range(1, JOBS + 1)]
         statements: list[str] = []
         connection.set_trace_callback(statements.append)

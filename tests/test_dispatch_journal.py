@@ -37,7 +37,7 @@ from zpipeline.pipeline.jobs import Jobs
 from zpipeline.protocol import NO_DELAY, REJECT, RETRY, Failed
 from zpipeline.retries import Policy
 from zpipeline.stats import Measures
-from zpipeline.store import Facts, Key, Letter, Opened, Selection, StoreOwner
+from zpipeline.store import Facts, Key, Letter, Opened, Outcome, Selection, Status, StoreOwner
 
 thorough = settings(max_examples=150, stateful_step_count=60, deadline=None, database=None)
 
@@ -70,6 +70,7 @@ class Paper:
         self.epoch = 0
         self.rows: dict[int, Row] = {}
         self.done: set[int] = set()
+        self.results: dict[int, bytes] = {}
         self.dead: dict[int, Letter] = {}
         self.dropped: set[int] = set()
 
@@ -79,13 +80,27 @@ class Paper:
             row.attempt, row.strikes, row.due, row.error = tried[:4]
         for entry in facts.done:
             del self.rows[entry.sequence]
-            self.done.add(entry.sequence)
+            self.keep(entry.sequence, facts)
         for letter in facts.dead:
             del self.rows[letter.summary.sequence]
             self.dead[letter.summary.sequence] = letter
         found = [(number, len(self.rows.pop(number).body)) for number, _ in facts.elsewhere if number in self.rows]
-        self.done.update(number for number, _ in found)
+        for number, _ in found:
+            self.keep(number, facts)
         return found
+
+    def keep(self, number: int, facts: Facts) -> None:
+        self.done.add(number)
+        if number in facts.results:
+            self.results[number] = facts.results[number]
+
+    def outcome(self, number: int) -> Outcome | None:
+        if number in self.rows:
+            return Outcome(Status("waiting", 1, 0.0, None, None))
+        if number in self.done:
+            return Outcome(Status("done", 1, 0.0, 0.0, None), number in self.results, self.results.get(number))
+        is_dead = number in self.dead or number in self.dropped
+        return Outcome(Status("dead", 1, 0.0, 0.0, "why")) if is_dead else None
 
     def accept(self, entries: Sequence[Entry]) -> None:
         self.rows.update((entry.sequence, Row(entry.body, entry.accepted_at)) for entry in entries)
@@ -161,6 +176,9 @@ class FakeStore:
     def load_retries(self, after: tuple[float, int], most: int, most_bytes: int) -> Deferred[tuple[list[Entry], bool]]:
         return self.ask(lambda: self.paper.load_retries(after, most, most_bytes))
 
+    def outcome(self, sequence: int, at: float) -> Deferred[Outcome | None]:
+        return self.ask(lambda: self.paper.outcome(sequence))
+
     def revive(self, selection: Selection, at: float) -> Deferred[tuple[list[Entry], bool]]:
         answer = self.ask(lambda: self.paper.revive(selection.after, at))
         return answer.addCallback(self.model.were_revived)
@@ -235,6 +253,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.promised: set[int] = set()  # those whose acceptance was answered
         self.ghosts: list[int] = []  # at workers whose sessions were lost, and may be done there yet
         self.numbers = 0
+        self.runs = 0
         self.start()
 
     def start(self) -> None:
@@ -247,6 +266,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.lost: list[Session] = []
         self.writing = 0  # jobs whose acceptance is asked
         self.reviving = 0  # questions
+        self.waiters: dict[Deferred[Any], int] = {}  # those who wait, and for which job
         self.elsewhere: set[int] = set()  # done, and not known to the journal yet, and not in memory
         self.place: dict[int, Session] = {}  # of what is out
         self.last_first = 0  # the highest number that was out for the first time in this life
@@ -444,7 +464,10 @@ class JournalMachine(RuleBasedStateMachine):
         self.report_done(None, [n for n in numbers if not self.reviving or n in self.unsettled])
 
     def report_done(self, session: Session | None, numbers: list[int]) -> None:
-        self.jobs.done(session, numbers)
+        # a job of an even number returns something, another one each time
+        self.runs += 1
+        results = [None if number % 2 else b"%d %d" % (number, self.runs) for number in numbers]
+        self.jobs.done(session, numbers, results if any(results) else ())
         for number in numbers:
             self.unsettled.discard(number)
             self.place.pop(number, None)
@@ -492,6 +515,48 @@ class JournalMachine(RuleBasedStateMachine):
         if is_here:
             for number in held:
                 del self.place[number]
+
+    # Somebody waits
+
+    @precondition(lambda self: self.promised)
+    @rule(data=st.data(), gives_up=st.booleans())
+    def wait(self, data: st.DataObject, gives_up: bool) -> None:
+        self.begin_to_wait(data.draw(st.sampled_from(sorted(self.unsettled or self.promised))), gives_up)
+
+    @precondition(lambda self: self.unsettled)
+    @rule()
+    def wait_for_all(self) -> None:
+        for number in sorted(self.unsettled):
+            self.begin_to_wait(number)
+
+    def begin_to_wait(self, number: int, gives_up: bool = False) -> None:
+        waiter = self.jobs.waiting.wait(number, self.clock.time())
+        if gives_up:
+            waiter.addErrback(lambda _: None)
+            waiter.cancel()
+            return
+        self.waiters[waiter] = number
+        waiter.addCallback(self.is_told, waiter)
+        # as whoever waits does: of one that is settled already, nothing more is heard
+        self.jobs.outcome(number).addCallbacks(self.is_answered, lambda _: None, callbackArgs=(waiter,))
+
+    def is_answered(self, outcome: Outcome | None, waiter: Deferred[Any]) -> None:
+        assert outcome is not None
+        if outcome.status.settled_at is not None and waiter in self.waiters:
+            self.is_told(outcome, waiter)
+            waiter.addErrback(lambda _: None)
+            waiter.cancel()
+
+    def is_told(self, outcome: Outcome | None, waiter: Deferred[Any]) -> None:
+        number = self.waiters.pop(waiter)
+        assert outcome is not None
+        if outcome.status.state == "done":
+            assert number in self.paper.done, "told, and not written"
+            assert outcome.result == self.paper.results.get(number), "not its own result"
+            assert outcome.returned == (number % 2 == 0)
+        else:
+            assert outcome.status.state == "dead"
+            # it may have been revived since
 
     # Dead letters
 
@@ -567,6 +632,8 @@ class JournalMachine(RuleBasedStateMachine):
                 break
         assert not (self.unsettled or self.paper.rows or self.place), "not settled, though all goes well"
         assert (self.admission.jobs, self.admission.bytes) == (0, 0)
+        assert not self.waiters, "somebody waits for ever"
+        assert not self.jobs.waiting, "somebody is waited for by nobody"
         assert self.promised <= self.paper.done | self.paper.dead.keys() | self.paper.dropped
 
 
@@ -669,6 +736,27 @@ class RaceTests(unittest.SynchronousTestCase):
         self.machine.all_answers_come()
         self.assertEqual(sorted(self.machine.place), [2, 3, 4])
         self.turn()
+
+    def test_who_waits_for_a_job_that_is_done_while_it_is_in_the_journal_alone_is_told(self) -> None:
+        self.recover(*[Row(b"x", 0.0)] * 20, workers=1)
+        self.turn()
+        self.machine.begin_to_wait(20)
+        self.machine.report_done(None, [20])
+        self.assertEqual(list(self.machine.waiters.values()), [20], "it is not written yet")
+        self.turn()
+        self.assertEqual(self.machine.waiters, {})
+
+    def test_who_waits_for_a_job_whose_end_cannot_be_written_is_told_when_it_can(self) -> None:
+        self.recover(*[Row(b"x", 0.0)] * 2, workers=1)
+        self.turn()
+        self.machine.begin_to_wait(1)
+        self.machine.report_done(self.machine.sessions[0], [1])
+        self.machine.commit_fails()
+        self.machine.all_answers_come()
+        self.assertEqual(list(self.machine.waiters.values()), [1])
+        self.turn()
+        self.turn()
+        self.assertEqual(self.machine.waiters, {})
 
     def test_a_dead_letter_that_is_a_job_again_counts_among_the_unsettled(self) -> None:
         self.recover(*[Row(b"xyz", 0.0)] * 2, workers=2)

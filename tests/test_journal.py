@@ -51,7 +51,7 @@ from zpipeline.entry import Entry
 from zpipeline.errors import JournalError, JournalFull, KeyReused, Refused, UsageError
 from zpipeline.journal import Journal, opening, tables, writer
 from zpipeline.journal.opening import open_journal
-from zpipeline.journal.schema import VERSION
+from zpipeline.journal.schema import COUNTS, VERSION
 from zpipeline.journal.tables import Tables
 from zpipeline.journal.writer import Kind
 from zpipeline.store import Facts, Key, Limits, Selection, Status
@@ -59,7 +59,11 @@ from zpipeline.store import Facts, Key, Limits, Selection, Status
 FIRST = (float("-inf"), 0)
 _COUNTS = (
     "SELECT (SELECT count(*) FROM jobs), (SELECT coalesce(sum(length(body)), 0) FROM jobs), "
-    "(SELECT count(*) FROM settled), (SELECT count(*) FROM keys)"
+    "(SELECT count(*) FROM settled), (SELECT coalesce(sum(length(value)), 0) FROM results), "
+    "(SELECT count(*) FROM dead), (SELECT count(*) FROM keys)"
+)
+_RESULTS_OF_NONE = (
+    "SELECT count(*) FROM results LEFT JOIN settled USING (sequence) WHERE returned IS NOT 1 OR error IS NOT NULL"
 )
 _STORED = "SELECT value FROM meta WHERE name = ?"
 
@@ -194,10 +198,9 @@ class BooksCase(JournalCase):
 
 def check_books(case: Any, connection: sqlite3.Connection) -> None:
     """What `meta` counts is there."""
-    stored = tuple(
-        connection.execute(_STORED, (name,)).fetchone()[0] for name in ("pending", "pending_bytes", "settled", "keys")
-    )
+    stored = tuple(connection.execute(_STORED, (name,)).fetchone()[0] for name in COUNTS)
     case.assertEqual(stored, connection.execute(_COUNTS).fetchone())
+    case.assertEqual(connection.execute(_RESULTS_OF_NONE).fetchone(), (0,))
 
 
 class CountTests(BooksCase):
@@ -283,6 +286,30 @@ class ElsewhereTests(BooksCase):
         self.assertEqual(self.owner.elsewhere, [])
         self.check_books()
 
+    async def result_of(self, journal: Journal, number: int) -> bytes | None:
+        """What is kept of it."""
+        outcome = await journal.outcome(number, NOW)
+        assert outcome is not None
+        return outcome.result
+
+    async def test_its_result_is_kept(self) -> None:
+        journal = self.opened()
+        await self.put(journal, *jobs(1, 2))
+        journal.note(Facts(elsewhere=[(1, NOW), (2, NOW)], results={1: b"bx"}))
+        self.assertEqual([await self.result_of(journal, number) for number in (1, 2)], [b"bx", None])
+        self.check_books()
+
+    async def test_of_one_that_is_done_again_the_first_result_stays(self) -> None:
+        journal = self.opened()
+        await self.put(journal, *jobs(1, 2, 3))
+        journal.note(Facts(elsewhere=[(1, NOW), (2, NOW)], results={1: b"b1", 2: b"b2"}))
+        journal.note(done(*jobs(1), results={1: b"bother"}))
+        await journal.letters(0, 1)
+        journal.note(Facts(elsewhere=[(2, NOW)], results={2: b"bother"}))
+        journal.note(done(*jobs(1), results={1: b"bother"}))
+        self.assertEqual([await self.result_of(journal, number) for number in (1, 2)], [b"b1", b"b2"])
+        self.check_books()
+
     async def test_one_that_was_done_does_not_die(self) -> None:
         journal = self.opened()
         await self.put(journal, *jobs(1, 2))
@@ -298,6 +325,7 @@ class Books(RuleBasedStateMachine):
     """Random transactions, some of which are undone, and the journal opened again now and then."""
 
     any_job = st.integers(1, 60)
+    any_result = st.binary(min_size=1, max_size=30)
     times = st.integers(0, 50).map(lambda seconds: NOW + seconds)
 
     @initialize()
@@ -312,6 +340,7 @@ class Books(RuleBasedStateMachine):
         self.dead: dict[int, tuple[Any, ...]] = {}
         self.keys: dict[str, int] = {}
         self.bodies: dict[int, bytes] = {}
+        self.results: dict[int, bytes] = {}
         self.reopen()
 
     def reopen(self) -> None:
@@ -321,7 +350,7 @@ class Books(RuleBasedStateMachine):
         self.case.assertEqual(
             (opened.epoch, opened.pending, opened.pending_bytes), (self.epoch, len(sizes), sum(sizes))
         )
-        self.tables = Tables(self.connection, Limits(keep=20.0, most_settled=15, most_keys=4))
+        self.tables = Tables(self.connection, Limits(keep=20.0, most_settled=15, most_keys=4, most_result_bytes=80))
 
     def teardown(self) -> None:
         if hasattr(self, "tables"):
@@ -330,13 +359,13 @@ class Books(RuleBasedStateMachine):
 
     @contextmanager
     def transaction(self, undo: bool = False) -> Iterator[Tables]:
-        before = dict(self.jobs), dict(self.dead), dict(self.keys)
+        before = dict(self.jobs), dict(self.dead), dict(self.keys), dict(self.results)
         self.tables.begin()
         yield self.tables
         self.tables.tidy(self.now)
         if undo:
             self.tables.rollback()
-            self.jobs, self.dead, self.keys = before
+            self.jobs, self.dead, self.keys, self.results = before
         else:
             self.tables.commit()
 
@@ -371,9 +400,10 @@ class Books(RuleBasedStateMachine):
         done_=st.lists(any_job),
         elsewhere=st.lists(st.tuples(any_job, times)),
         dead_=st.lists(any_job),
+        results=st.dictionaries(any_job, any_result),
         undo=st.booleans(),
     )
-    def write(self, tried_: Any, done_: Any, elsewhere: Any, dead_: Any, undo: bool) -> None:
+    def write(self, tried_: Any, done_: Any, elsewhere: Any, dead_: Any, results: Any, undo: bool) -> None:
         with self.transaction(undo) as tables:
             facts = Facts()
             for number, due in tried_:
@@ -383,14 +413,17 @@ class Books(RuleBasedStateMachine):
             facts.add(done(*map(self.entry, done_), at=self.now))
             facts.add(Facts(elsewhere=elsewhere))
             facts.add(dead(*map(self.entry, dead_), at=self.now))
+            facts.add(Facts(results=results))
             told = tables.write(facts)
             for number in done_:
-                self.jobs.pop(number, None)
+                if self.jobs.pop(number, None) and number in results:
+                    self.results[number] = results[number]
             for number in dead_:
                 if self.jobs.pop(number, None):
                     self.dead[number] = letter(self.entry(number), self.now)
             said = {number for number, _ in elsewhere} & set(self.jobs)
             self.case.assertEqual(sorted(told), sorted((number, len(self.jobs.pop(number)[1])) for number in said))
+            self.results |= {number: results[number] for number in said if number in results}
 
     def entry(self, number: int) -> Entry:
         """A job of this number, which may never have been."""
@@ -442,6 +475,15 @@ class Books(RuleBasedStateMachine):
             plain(retrying), sorted((row for row in expected if row[6] is not None), key=lambda row: (row[6], row[0]))
         )
         self.case.assertEqual(letters, [self.dead[number] for number in sorted(self.dead)])
+        # what is kept of results is right, and no more than may be; of those that are gone no job is younger
+        kept = dict(self.connection.execute("SELECT sequence, value FROM results"))
+        self.case.assertEqual(kept, {number: self.results[number] for number in kept})
+        self.case.assertLessEqual(sum(map(len, kept.values())), 80)
+        settled = dict(self.connection.execute("SELECT sequence, returned FROM settled"))
+        for number, returned in settled.items():
+            self.case.assertEqual(bool(returned), number in self.results)
+            if returned and number not in kept:
+                self.case.assertLess(number, min(kept, default=number + 1))
         # a key is there for as long as its job is unsettled
         found = dict(self.connection.execute("SELECT name, sequence FROM keys"))
         for name, number in self.keys.items():
@@ -453,6 +495,65 @@ class Books(RuleBasedStateMachine):
 class BooksTests(SynchronousTestCase):
     def test_counts_and_content_are_right_after_random_transactions(self) -> None:
         run_state_machine_as_test(Books, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
+
+
+class ResultTests(BooksCase):
+    """What jobs have returned."""
+
+    async def test_it_outlives_the_process(self) -> None:
+        journal = self.journal()
+        journal.open(self.owner)
+        await self.put(journal, *jobs(1, 2))
+        journal.note(done(*jobs(1, 2), results={1: b"bx"}))
+        await journal.close()
+        outcome = await self.opened().outcome(1, NOW)
+        self.assertEqual(outcome and (outcome.returned, outcome.result), (True, b"bx"))
+        self.check_books()
+
+    async def test_it_is_deleted_with_its_job(self) -> None:
+        journal = self.opened()
+        await self.put(journal, *jobs(1, 2, 3))
+        journal.note(done(*jobs(1, 2), results={1: b"b1", 2: b"b2"}))
+        await journal.letters(0, 1)
+        self.at(NOW + LIMITS.keep + 1)
+        await journal.letters(0, 1)
+        self.assertEqual(self.rows("SELECT count(*) FROM results"), [(0,)])
+        self.check_books()
+
+    async def test_it_may_be_large(self) -> None:
+        self.limits = evolve(LIMITS, most_result_bytes=MANY)
+        journal = self.opened()
+        await self.put(journal, *jobs(*range(1, 101)))
+        large = b"b" + b"x" * (1 << 20)
+        journal.note(done(*jobs(*range(1, 101)), results=dict.fromkeys(range(1, 101), large)))
+        outcome = await journal.outcome(70, NOW)
+        self.assertEqual(outcome and outcome.result, large)
+        self.check_books()
+
+    async def test_dead_letters_are_counted_across_a_restart(self) -> None:
+        journal = self.journal()
+        journal.open(self.owner)
+        await self.put(journal, *jobs(1, 2, 3))
+        journal.note(dead(*jobs(1, 2)))
+        await journal.drop(1)
+        await journal.close()
+        self.assertEqual(journal.dead, 0, "it is closed")
+        self.assertEqual(self.opened().dead, 1)
+
+    async def test_too_many_bytes_of_results_that_cannot_be_written_congest_it(self) -> None:
+        self.patch(writer, "MOST_UNWRITTEN_BYTES", 100)
+        journal = self.opened()
+        await self.put(journal, *jobs(1, 2, 3))
+        other = self.other()
+        other.execute("BEGIN IMMEDIATE")
+        journal.note(done(*jobs(1), results={1: b"b" * 90}))
+        await until(lambda: journal.trouble, "it is in trouble")
+        self.assertFalse(journal.congested)
+        journal.note(done(*jobs(2), results={2: b"b" * 20}))
+        self.assertTrue(journal.congested)
+        other.execute("COMMIT")
+        await self.owner.recovered
+        self.assertFalse(journal.congested)
 
 
 class TransactionTests(BooksCase):

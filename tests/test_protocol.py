@@ -23,6 +23,7 @@ from zpipeline.protocol import (
     Bye,
     Close,
     Done,
+    Dropped,
     Failed,
     Hello,
     Jobs,
@@ -35,6 +36,8 @@ from zpipeline.protocol import (
     encode,
     encode_jobs,
     is_plain,
+    pack_result,
+    unpack_result,
 )
 
 # trial has no plugin that would load a profile, so each property names its settings.
@@ -57,7 +60,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=5,
 )
-results = st.one_of(st.none(), st.binary(max_size=20), text, st.builds(Json, json_values))
+results = st.one_of(st.none(), st.binary(max_size=20), text, st.builds(Json.of, json_values), st.builds(Dropped, text))
 headers = st.dictionaries(text.map(str.lower), text, max_size=3)
 job = st.tuples(u64, st.integers(1, 2**16 - 1), finite, headers, st.binary(max_size=50))
 
@@ -155,8 +158,21 @@ class RoundTripTests(unittest.SynchronousTestCase):
         self.assertEqual(decode_for_sink(encode(Done(1, [2], ["\ud83d"]))), Done(1, [2], ("\\ud83d",)))
 
     def test_what_is_no_result_is_not_written(self) -> None:
-        for result, error in ((5, TypeError), (Json(object()), TypeError), (Json(float("nan")), ValueError)):
-            self.assertRaises(error, encode, Done(1, [2], [result]))
+        self.assertRaises(TypeError, encode, Done(1, [2], [5]))
+
+    def test_what_json_cannot_hold_is_no_result(self) -> None:
+        for value, error in ((object(), TypeError), (float("nan"), ValueError)):
+            self.assertRaises(error, Json.of, value)
+
+    @thorough
+    @given(results)
+    def test_a_result_is_unpacked_as_it_was_packed(self, result: Any) -> None:
+        self.assertEqual(unpack_result(pack_result(result)), result)
+
+    @thorough
+    @given(json_values)
+    def test_a_value_comes_out_of_json_as_it_went_in(self, value: Any) -> None:
+        self.assertEqual(Json.of(value).value, value)
 
     def test_encode_takes_messages_but_jobs(self) -> None:
         jobs = decode_for_worker(encode_jobs(5, [1], [1], [0.0], [b"{}"], [b""]))
@@ -173,7 +189,12 @@ def result_of(vector: Any) -> Any:
     if vector is None:
         return None
     [(kind, value)] = vector.items()
-    return {"bytes": lambda: bytes.fromhex(value), "text": lambda: value, "json": lambda: Json(value)}[kind]()
+    return {
+        "bytes": lambda: bytes.fromhex(value),
+        "text": lambda: value,
+        "json": lambda: Json.of(value),
+        "dropped": lambda: Dropped(value),
+    }[kind]()
 
 
 def message_of(vector: dict[str, Any]) -> Any:

@@ -140,7 +140,86 @@ class Contract:
         self.assertEqual(await store.status(1), Status("dead", 5, NOW, NOW, "KeyError: 1"))
         self.assertEqual(await store.letter(1), letter(entries[0]))
 
+    # Results
+
+    async def outcome(self, store: Store, number: int, at: float = NOW) -> tuple[str, bool, bytes | None]:
+        """State of a job that is known, whether it has returned something, and what."""
+        outcome = await store.outcome(number, at)
+        assert outcome is not None
+        return outcome.status.state, outcome.returned, outcome.result
+
+    async def returned(self, store: Store, results: dict[int, bytes]) -> None:
+        """These jobs are accepted and done, and have returned this."""
+        entries = jobs(*results)
+        await self.put(store, *entries)
+        store.note(done(*entries, results=results))
+
+    async def test_a_result_is_kept_as_it_is(self) -> None:
+        store = self.store()
+        await self.returned(store, {1: b"b\x00\xff", 2: b"t"})
+        self.assertEqual(await self.outcome(store, 1), ("done", True, b"b\x00\xff"))
+        self.assertEqual(await self.outcome(store, 2), ("done", True, b"t"))
+
+    async def test_a_job_that_has_returned_nothing_has_no_result(self) -> None:
+        store = self.store()
+        await self.put(store, *jobs(1))
+        store.note(done(*jobs(1)))
+        self.assertEqual(await self.outcome(store, 1), ("done", False, None))
+
+    async def test_a_dead_job_has_no_result_whatever_is_said_later(self) -> None:
+        store = self.store()
+        await self.put(store, *jobs(1))
+        store.note(dead(*jobs(1)))
+        store.note(Facts(elsewhere=[(1, NOW)], results={1: b"bx"}))
+        outcome = await store.outcome(1, NOW)
+        self.assertEqual(outcome, (Status("dead", 5, NOW, NOW, "KeyError: 1"), False, None))
+
+    async def test_an_unknown_job_has_no_outcome(self) -> None:
+        self.assertIsNone(await self.store().outcome(1, NOW))
+
+    async def test_a_result_is_kept_for_as_long_as_its_job(self) -> None:
+        store = self.store()
+        await self.returned(store, {1: b"bx"})
+        self.assertEqual(await self.outcome(store, 1, NOW + LIMITS.keep), ("done", True, b"bx"))
+        self.assertIsNone(await store.outcome(1, NOW + LIMITS.keep + 0.5))
+
+    async def test_of_too_many_bytes_of_results_the_oldest_go_and_it_is_known_that_they_were_there(self) -> None:
+        store = self.store()
+        for number in (1, 2, 3):
+            await self.returned(store, {number: b"b" + b"x" * 39})
+            await store.letters(0, 1)
+        self.assertEqual(await self.outcome(store, 1), ("done", True, None))
+        self.assertEqual(await self.outcome(store, 2), ("done", True, b"b" + b"x" * 39))
+        self.assertEqual(await self.outcome(store, 3), ("done", True, b"b" + b"x" * 39))
+
+    async def test_results_go_with_the_jobs_when_those_are_too_many(self) -> None:
+        store = self.store()
+        await self.returned(store, dict.fromkeys(range(1, 10), b"b123456"))
+        await self.returned(store, dict.fromkeys(range(10, 16), b"b123456"))
+        await store.letters(0, 1)
+        known = [number for number in range(1, 16) if await store.outcome(number, NOW)]
+        self.assertEqual(known, list(range(6, 16)))
+        results = [(await self.outcome(store, number))[2] for number in known]
+        self.assertEqual(results, [b"b123456"] * 10, "room that was of those that are gone is free")
+
+    async def test_what_was_revived_has_a_result_when_it_is_done(self) -> None:
+        store = self.store()
+        await self.put(store, *jobs(1))
+        store.note(dead(*jobs(1)))
+        (revived,), _ = await store.revive(EVERYTHING, NOW)
+        store.note(done(revived, results={1: b"bx"}))
+        self.assertEqual(await self.outcome(store, 1), ("done", True, b"bx"))
+
     # Dead letters
+
+    async def test_dead_letters_are_counted(self) -> None:
+        store = await self.some_dead()
+        await store.letters(0, 1)
+        self.assertEqual(store.dead, 6)
+        await store.drop(3)
+        await store.drop(3)
+        await store.revive(Selection(handler="mail:send"), NOW)
+        self.assertEqual(store.dead, 3)
 
     async def some_dead(self) -> Store:
         """A store with dead letters 1 to 6, in which 2 and 5 have another handler, and 3 and 5 another error."""

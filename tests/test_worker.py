@@ -25,7 +25,7 @@ from zpipeline import worker as module
 from zpipeline.errors import UsageError
 from zpipeline.histogram import SECONDS, Timings
 from zpipeline.job import Job, Reject, RetryLater
-from zpipeline.protocol import Bye, Done, Failed, Json, Ready, Returned, State
+from zpipeline.protocol import Bye, Done, Dropped, Failed, Json, Ready, Returned, State
 from zpipeline.worker import Worker
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "zpp_worker.py"
@@ -243,7 +243,7 @@ class JobsTests(WorkerCase):
         ventilator.jobs(11, {n: b"%d" % n for n in range(len(results))})
         await ventilator.has_done(*range(len(results)))
         got = [result for done in ventilator.have(Done) for result in done.results]
-        expected = [b"\0bytes", "t\xebxt", Json({"a": [1, None]}), None, Json(3.5), Json(False), ""]
+        expected = [b"\0bytes", "t\xebxt", Json.of({"a": [1, None]}), None, Json.of(3.5), Json.of(False), ""]
         self.assertEqual(got, expected)
 
     async def test_done_without_results_names_none(self) -> None:
@@ -257,23 +257,25 @@ class JobsTests(WorkerCase):
     async def test_a_result_that_cannot_be_carried_is_dropped_and_logged_and_the_job_is_done(self) -> None:
         loop: list[Any] = []
         loop.append(loop)
-        results = [object(), math.nan, math.inf, loop, b"x" * (upstream.MAX_RESULT + 1), ["x" * upstream.MAX_RESULT]]
+        results = [object(), math.nan, math.inf, loop, b"x" * (protocol.MAX_RESULT + 1), ["x" * protocol.MAX_RESULT]]
         worker = self.start(lambda job: results[int(job.body)])
         ventilator = self.ventilator(worker)
         await ventilator.opens(1, 11)
         ventilator.jobs(11, {n: b"%d" % n for n in range(len(results))})
         await ventilator.has_done(*range(len(results)))
-        self.assertEqual([result for done in ventilator.have(Done) for result in done.results if result], [])
+        results = [result for done in ventilator.have(Done) for result in done.results]
+        self.assertEqual([type(result) for result in results], [Dropped] * 6)
+        self.assertEqual(results[-1], Dropped(f"{protocol.MAX_RESULT + 4} bytes are over {protocol.MAX_RESULT}"))
         self.assertEqual(len(self.log_lines("its result is dropped: it is not bytes, text or JSON")), 4)
-        self.assertEqual(len(self.log_lines(f"bytes are over {upstream.MAX_RESULT}")), 2)
+        self.assertEqual(len(self.log_lines(f"bytes are over {protocol.MAX_RESULT}")), 2)
 
     async def test_the_largest_result_travels(self) -> None:
-        worker = self.start(lambda job: b"x" * upstream.MAX_RESULT)
+        worker = self.start(lambda job: b"x" * protocol.MAX_RESULT)
         ventilator = self.ventilator(worker)
         await ventilator.opens(1, 11)
         ventilator.jobs(11, dict.fromkeys(range(3), b""))
         await ventilator.has_done(0, 1, 2)
-        self.assertEqual({len(r) for done in ventilator.have(Done) for r in done.results}, {upstream.MAX_RESULT})
+        self.assertEqual({len(r) for done in ventilator.have(Done) for r in done.results}, {protocol.MAX_RESULT})
         self.assertEqual(len(ventilator.have(Done)), 3, "one message holds 1 MiB of results")
 
     async def test_a_result_is_what_the_handler_returned_whatever_it_does_with_it_later(self) -> None:
@@ -289,7 +291,7 @@ class JobsTests(WorkerCase):
         ventilator.jobs(11, {1: b"1", 2: b"2"})
         await ventilator.has_done(1, 2)
         results = [result for done in ventilator.have(Done) for result in done.results]
-        self.assertEqual(results, [Json([1]), Json([1, 2])])
+        self.assertEqual(results, [Json.of([1]), Json.of([1, 2])])
 
     async def test_done_names_no_more_jobs_than_a_message_may_hold(self) -> None:
         worker = self.start(self.hold, concurrency=2500)
@@ -488,7 +490,7 @@ class FailureTests(WorkerCase):
         ends[1].set()
         ventilator.jobs(11, {1: b"a"}, attempt=2)
         await ventilator.has_done(1)
-        self.assertEqual(ventilator.have(Done)[0].results, (Json(2),))
+        self.assertEqual(ventilator.have(Done)[0].results, (Json.of(2),))
         ends[0].set()
         await until(lambda: worker._runner.idle)
         await turns()

@@ -14,6 +14,11 @@ They are one small tree::
             KeysFull        too many idempotency keys are kept
             JournalError    the journal cannot be written now
                 JournalFull     its disk is full
+        NoResult            a job that has no result to give
+            UnknownJob      there is no job of that id
+            NotSettled      it has not been done yet
+            JobDead         it has failed for good
+            ResultGone      it is done, and its result is not here
 """
 
 from __future__ import annotations
@@ -72,3 +77,56 @@ class JournalError(Refused):
 
 class JournalFull(JournalError):
     """There is no room on the disk of the journal."""
+
+
+class NoResult(ZpipelineError):
+    """There is no result of this job to be had.
+
+    :ivar job_id: the job's id.
+    """
+
+    def __init__(self, job_id: str, message: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class UnknownJob(NoResult):
+    """There is no job of this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, f"no job {job_id} is known")
+
+
+class NotSettled(NoResult, TimeoutError):
+    """The job is not settled yet: the time was over, or the pipeline was stopped, before it was.
+
+    :ivar state: of the job, as `zpipeline.JobStatus` has it.
+    """
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(job_id, f"the job {job_id} is not settled yet: it is {state}")
+        self.state = state
+
+
+class JobDead(NoResult):
+    """The job has failed for good: it is, or was, a dead letter.
+
+    :ivar error: why its last attempt failed.
+    :ivar attempts: how many attempts there were.
+    """
+
+    def __init__(self, job_id: str, error: str, attempts: int) -> None:
+        super().__init__(job_id, f"the job {job_id} is dead: {error}")
+        self.error = error
+        self.attempts = attempts
+
+
+class ResultGone(NoResult):
+    """The job is settled, and its result is not kept, or could not be carried.
+
+    :ivar reason: why that is so.
+    """
+
+    def __init__(self, job_id: str, reason: str) -> None:
+        super().__init__(job_id, f"the result of job {job_id} is not here: {reason}")
+        self.reason = reason

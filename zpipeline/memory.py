@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zpipeline.entry import Entry
 from zpipeline.errors import Refused
 from zpipeline.retries import Key as Due
-from zpipeline.store import Facts, Key, Letter, Limits, Opened, Selection, Status, StoreOwner, Summary
+from zpipeline.store import Facts, Key, Letter, Limits, Opened, Outcome, Selection, Status, StoreOwner, Summary
 
 
 class Memory:
@@ -28,6 +28,10 @@ class Memory:
         #: What `Status` has of each that is kept, and their numbers in the order in which they go.
         self._settled: dict[int, tuple[str, int, float, float, str | None]] = {}
         self._oldest: deque[int] = deque()
+        #: What was returned, the first to be settled first; and of which jobs there was no room for that any longer.
+        self._results: OrderedDict[int, bytes] = OrderedDict()
+        self._result_bytes = 0
+        self._results_gone: set[int] = set()
         self._dead: dict[int, Letter] = {}
         self._keys: dict[str, tuple[bytes, int]] = {}
         self._key_of: dict[int, str] = {}
@@ -71,6 +75,8 @@ class Memory:
 
     def note(self, facts: Facts) -> None:
         """See `zpipeline.store.Store.note`."""
+        if facts.results:
+            self._keep_results({entry.sequence: facts.results.get(entry.sequence) for entry in facts.done})
         self._settle(
             [
                 (entry.sequence, ("done", entry.attempt, entry.accepted_at, entry.settled_at or 0.0, None))
@@ -85,12 +91,27 @@ class Memory:
     def _settle(self, settled: list[tuple[int, tuple[str, int, float, float, str | None]]]) -> None:
         self._settled.update(settled)
         self._oldest.extend([sequence for sequence, _ in settled])
-        for _ in range(len(self._oldest) - self._limits.most_settled):
-            self._settled.pop(self._oldest.popleft(), None)
+        oldest = [self._oldest.popleft() for _ in range(len(self._oldest) - self._limits.most_settled)]
+        for sequence in oldest:
+            self._settled.pop(sequence, None)
+        if self._results or self._results_gone:
+            for sequence in oldest:
+                self._result_bytes -= len(self._results.pop(sequence, b""))
+                self._results_gone.discard(sequence)
         if self._key_of:
             for sequence, (_, _, _, settled_at, _) in settled:
                 if sequence in self._key_of:
                     self._expiring[self._key_of[sequence]] = settled_at + self._limits.keep
+
+    def _keep_results(self, results: dict[int, bytes | None]) -> None:
+        for sequence, result in results.items():
+            if result is not None:
+                self._results[sequence] = result
+                self._result_bytes += len(result)
+        while self._result_bytes > self._limits.most_result_bytes:
+            oldest, result = self._results.popitem(last=False)
+            self._result_bytes -= len(result)
+            self._results_gone.add(oldest)
 
     def load(self, after: int, most: int, most_bytes: int) -> Deferred[tuple[list[Entry], bool]]:
         """See `zpipeline.store.Store.load`: there are none that are not in memory."""
@@ -102,13 +123,24 @@ class Memory:
 
     def status(self, sequence: int) -> Deferred[Status | None]:
         """See `zpipeline.store.Store.status`."""
+        return succeed(self._status(sequence, time.time()))
+
+    def _status(self, sequence: int, at: float) -> Status | None:
         if sequence in self._dead:
             dead = self._dead[sequence].summary
-            return succeed(Status("dead", dead.attempts, dead.accepted_at, dead.settled_at, dead.error))
+            return Status("dead", dead.attempts, dead.accepted_at, dead.settled_at, dead.error)
         status = self._settled.get(sequence)
-        if status is None or status[3] < time.time() - self._limits.keep:
+        if status is None or status[3] < at - self._limits.keep:
+            return None
+        return Status(*status)
+
+    def outcome(self, sequence: int, at: float) -> Deferred[Outcome | None]:
+        """See `zpipeline.store.Store.outcome`."""
+        status = self._status(sequence, at)
+        if status is None:
             return succeed(None)
-        return succeed(Status(*status))
+        result = self._results.get(sequence)
+        return succeed(Outcome(status, result is not None or sequence in self._results_gone, result))
 
     def letters(self, after: int, most: int) -> Deferred[list[Summary]]:
         """See `zpipeline.store.Store.letters`."""

@@ -41,11 +41,13 @@ class Limits:
     :ivar keep: settled jobs, and idempotency keys once their jobs are settled, in seconds.
     :ivar most_settled: how many settled jobs.
     :ivar most_keys: how many idempotency keys.
+    :ivar most_result_bytes: of results together. A result is kept for as long as its job, if there is room.
     """
 
     keep: float
     most_settled: int
     most_keys: int
+    most_result_bytes: int
 
     def check_keys(self, kept: int) -> None:
         """There is to be another idempotency key.
@@ -88,6 +90,18 @@ class Status(NamedTuple):
     accepted_at: float
     settled_at: float | None
     error: str | None
+
+
+class Outcome(NamedTuple):
+    """What has come of a job.
+
+    :ivar returned: whether it is done, and its handler has returned something.
+    :ivar result: that, as `zpipeline.protocol.pack_result` has it; None when it is not kept any longer.
+    """
+
+    status: Status
+    returned: bool = False
+    result: bytes | None = None
 
 
 def state_of_waiting(due: float | None, error: str | None) -> str:
@@ -149,12 +163,15 @@ class Facts:
     :ivar done: jobs that have been run.
     :ivar elsewhere: jobs that have been run, it is said, and are not in memory: their numbers, and when.
     :ivar dead: jobs that are dead.
+    :ivar results: what some of `done` and `elsewhere` have returned, by their numbers, as
+        `zpipeline.protocol.pack_result` has it.
     """
 
     tried: list[Tried] = field(factory=list)
     done: list[Entry] = field(factory=list)
     elsewhere: list[tuple[int, float]] = field(factory=list)
     dead: list[Letter] = field(factory=list)
+    results: dict[int, bytes] = field(factory=dict)
 
     def __len__(self) -> int:
         return len(self.tried) + len(self.done) + len(self.elsewhere) + len(self.dead)
@@ -165,6 +182,13 @@ class Facts:
         self.done += later.done
         self.elsewhere += later.elsewhere
         self.dead += later.dead
+        for sequence, result in later.results.items():
+            self.results.setdefault(sequence, result)  # of a job that was done twice, what was heard of first
+
+    @property
+    def result_bytes(self) -> int:
+        """Of the results together."""
+        return sum(map(len, self.results.values()))
 
 
 class StoreOwner(Protocol):
@@ -229,6 +253,9 @@ class Store(Protocol):
 
     def status(self, sequence: int) -> Deferred[Status | None]:
         """What is known of a job that is not in memory."""
+
+    def outcome(self, sequence: int, at: float) -> Deferred[Outcome | None]:
+        """What has come of a job that is not in memory, as it is to be kept until `at`."""
 
     def letters(self, after: int, most: int) -> Deferred[list[Summary]]:
         """Dead letters of higher numbers than `after`, in order."""

@@ -7,7 +7,6 @@ a connection is kept and reported on the next one, before READY.
 
 from __future__ import annotations
 
-import json
 from time import monotonic
 from typing import Any, Protocol
 
@@ -24,8 +23,6 @@ from zpipeline.text import printable
 
 #: A sink that cannot be reached for so long is forgotten: its ventilator has to say HELLO again.
 FORGET_AFTER = 600.0
-
-MAX_RESULT = 1 << 20
 
 _MAX_KEPT = 1_000_000  # jobs done that could not be reported
 
@@ -234,22 +231,19 @@ class Upstream:
 
 
 def to_result(value: Any, job_id: str) -> protocol.Result:
-    """What a handler returned, as the protocol carries it; what cannot be carried is logged, and None."""
-    if isinstance(value, bytes | str):
-        result: protocol.Result = value
-        size = len(value)
+    """What a handler returned, as the protocol carries it; if it cannot be carried, why: that is logged, too."""
+    try:
+        # as it is now: the handler may go on to change what it returned
+        result: protocol.Result = value if isinstance(value, bytes | str) else protocol.Json.of(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = f"it is not bytes, text or JSON: {error}"
     else:
-        try:
-            text = json.dumps(value, allow_nan=False)
-            snapshot = json.loads(text)  # the handler may go on to change what it returned
-        except (TypeError, ValueError, RecursionError) as error:
-            log.warn("job {id}: its result is dropped: it is not bytes, text or JSON: {error}", id=job_id, error=error)
-            return None
-        result, size = protocol.Json(snapshot), len(text)
-    if size > MAX_RESULT:
-        log.warn("job {id}: its result is dropped: {size} bytes are over {max}", id=job_id, size=size, max=MAX_RESULT)
-        return None
-    return result
+        size = _size(result)
+        if size <= protocol.MAX_RESULT:
+            return result
+        reason = f"{size} bytes are over {protocol.MAX_RESULT}"
+    log.warn("job {id}: its result is dropped: {reason}", id=job_id, reason=reason)
+    return protocol.Dropped(reason)
 
 
 def _batches(done: list[tuple[int, protocol.Result]]) -> list[list[tuple[int, protocol.Result]]]:
@@ -260,10 +254,15 @@ def _batches(done: list[tuple[int, protocol.Result]]) -> list[list[tuple[int, pr
     batches: list[list[tuple[int, protocol.Result]]] = []
     size = 0
     for item in done:
-        length = len(item[1]) if isinstance(item[1], bytes | str) else 0
+        length = _size(item[1])
         size += length
         if not batches or len(batches[-1]) == protocol.MAX_JOBS_IN_MESSAGE or size > protocol.MAX_BYTES_IN_MESSAGE:
             batches.append([])
             size = length
         batches[-1].append(item)
     return batches
+
+
+def _size(result: protocol.Result) -> int:
+    """Of a result, in bytes."""
+    return max(0, len(protocol.pack_result(result)) - 1)

@@ -24,7 +24,7 @@ from zpipeline.journal.tables import Tables
 from zpipeline.journal.writer import MOST_QUICK, Kind, Request, Writer
 from zpipeline.retries import Key as Due
 from zpipeline.stats import Commits
-from zpipeline.store import Facts, Key, Letter, Limits, Opened, Selection, Status, StoreOwner, Summary
+from zpipeline.store import Facts, Key, Letter, Limits, Opened, Outcome, Selection, Status, StoreOwner, Summary
 
 __all__ = ["Journal"]
 
@@ -107,6 +107,10 @@ class Journal:
     def status(self, sequence: int) -> Deferred[Status | None]:
         """See `zpipeline.store.Store.status`."""
         return self._ask(lambda tables: tables.status(sequence, time.time()), Kind.QUESTION)
+
+    def outcome(self, sequence: int, at: float) -> Deferred[Outcome | None]:
+        """See `zpipeline.store.Store.outcome`."""
+        return self._ask(lambda tables: tables.outcome(sequence, at), Kind.QUESTION)
 
     def letters(self, after: int, most: int) -> Deferred[list[Summary]]:
         """See `zpipeline.store.Store.letters`."""

@@ -1,9 +1,12 @@
 """The journal's tables, and what is wrong with a file that cannot be used.
 
     meta     what is one for the whole journal: its ventilator number, how often it was opened, how many jobs
-             are unsettled and how many bytes their bodies have (stored, not counted, so that opening is quick)
+             are unsettled and how many bytes their bodies have, and so on (stored, not counted, so that opening is
+             quick)
     jobs     unsettled jobs. `due` is when a job that waits for another attempt may go out; NULL for the others
-    settled  what became of settled jobs, for as long as it can be asked for
+    settled  what became of settled jobs, for as long as it can be asked for. `returned` is 1 for a job that is done and
+             has returned something, NULL for the others
+    results  what was returned, for as long as its job is in `settled`, if there is room for so long
     dead     dead letters, until they are dropped or tried again
     keys     idempotency keys; `expires` is NULL while their jobs are unsettled
 
@@ -24,7 +27,7 @@ VERSION = 2
 APPLICATION = 0x7A706970
 
 #: What `meta` counts.
-COUNTS = ("pending", "pending_bytes", "settled", "dead", "keys")
+COUNTS = ("pending", "pending_bytes", "settled", "result_bytes", "dead", "keys")
 
 TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
@@ -44,8 +47,10 @@ TABLES = (
         attempts INTEGER NOT NULL,
         accepted_at REAL NOT NULL,
         settled_at REAL NOT NULL,
-        error TEXT
+        error TEXT,
+        returned INTEGER
     )""",
+    "CREATE TABLE results (sequence INTEGER PRIMARY KEY, value BLOB NOT NULL)",
     """CREATE TABLE dead (
         sequence INTEGER PRIMARY KEY,
         accepted_at REAL NOT NULL,

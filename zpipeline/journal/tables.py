@@ -14,11 +14,16 @@ from typing import Any, Protocol, TypeVar
 from zpipeline.entry import Entry
 from zpipeline.journal.schema import COUNTS
 from zpipeline.retries import Key as Due
-from zpipeline.store import Facts, Key, Letter, Limits, Selection, Status, Summary, state_of_waiting
+from zpipeline.store import Facts, Key, Letter, Limits, Outcome, Selection, Status, Summary, state_of_waiting
 
 _FRESH = "sequence, body, headers, accepted_at"
 _ENTRY = f"{_FRESH}, attempt, strikes, due, error"
 _SUMMARY = "sequence, accepted_at, settled_at, attempts, strikes, handler, error, size"
+
+_SETTLED = "sequence, attempts, accepted_at, settled_at, error"
+_OLDEST = (
+    "SELECT sequence FROM (SELECT sequence, settled_at FROM settled ORDER BY sequence LIMIT ?) WHERE settled_at < ?"
+)
 
 _STORE_COUNTS = (
     f"UPDATE meta SET value = CASE name {' '.join(f'WHEN {name!r} THEN ?' for name in COUNTS)} ELSE value END"
@@ -193,8 +198,12 @@ class Tables:
             sum([each.size for each in dead]),
         )
         self._bury([letter for letter in facts.dead if letter.summary in dead])
+        self._count(dead=len(dead))
         # last: of one that is among those above, too, its owner knows already
-        return self._settle_elsewhere(dict(facts.elsewhere))
+        elsewhere = self._settle_elsewhere(dict(facts.elsewhere))
+        if facts.results:
+            self._keep(facts.results, [entry.sequence for entry in done] + [sequence for sequence, _ in elsewhere])
+        return elsewhere
 
     def _unsettled(self, jobs: list[_Job], look: bool) -> list[_Job]:
         if not (look and jobs):
@@ -210,6 +219,17 @@ class Tables:
         self._settle([(*row[:3], times[row[0]], None) for row in found], sum([row[3] for row in found]))
         return [(row[0], row[3]) for row in found]
 
+    def _keep(self, results: dict[int, bytes], settled: Sequence[int]) -> None:
+        """What some of these jobs have returned; others were settled before, and of those it is known already."""
+        rows = [(sequence, results[sequence]) for sequence in settled if sequence in results]
+        self._insert("INSERT OR REPLACE INTO results VALUES", rows)
+        self._connection.executemany(
+            "UPDATE settled SET returned = 1 WHERE sequence = ?", [(sequence,) for sequence, _ in rows]
+        )
+        size = sum([len(result) for _, result in rows])
+        self._pages += size // _PAGE
+        self._count(result_bytes=size)
+
     def _bury(self, letters: list[Letter]) -> None:
         for letter in letters:
             self._connection.execute(
@@ -217,7 +237,6 @@ class Tables:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*letter.summary, letter.body, letter.headers, letter.traceback),
             )
-        self._count(dead=len(letters))
 
     def _settle(self, rows: list[tuple[Any, ...]], size: int) -> None:
         """These jobs are settled.
@@ -231,7 +250,7 @@ class Tables:
         ).rowcount
         if gone != len(rows):
             raise _AreSettled
-        self._insert("INSERT OR REPLACE INTO settled VALUES", rows)
+        self._insert(f"INSERT OR REPLACE INTO settled ({_SETTLED}) VALUES", rows)
         self._count(pending=-len(rows), pending_bytes=-size, settled=len(rows))
         if self._counts["keys"]:
             keep = self._limits.keep
@@ -280,6 +299,16 @@ class Tables:
         ).fetchone()
         return None if row is None else Status("done" if row[3] is None else "dead", *row)
 
+    def outcome(self, sequence: int, at: float) -> Outcome | None:
+        """See `zpipeline.store.Store.outcome`."""
+        status = self.status(sequence, at)
+        if status is None:
+            return None
+        row = self._connection.execute(
+            "SELECT returned, value FROM settled LEFT JOIN results USING (sequence) WHERE sequence = ?", (sequence,)
+        ).fetchone()
+        return Outcome(status) if row is None else Outcome(status, bool(row[0]), row[1])
+
     def letters(self, after: int, most: int) -> list[Summary]:
         """See `zpipeline.store.Store.letters`."""
         found = self._connection.execute(
@@ -325,10 +354,13 @@ class Tables:
     # What is old goes
 
     def tidy(self, at: float) -> None:
-        """Forget settled jobs and keys that have been kept for long enough: some at a time."""
+        """Forget settled jobs, results and keys that have been kept for long enough: some at a time."""
         surplus = self._counts["settled"] - self._limits.most_settled
         if surplus > 0:
             self._forget_oldest(surplus)
+        surplus_bytes = self._counts["result_bytes"] - self._limits.most_result_bytes
+        if surplus_bytes > 0:
+            self._forget_oldest_results(surplus_bytes)
         if 0 <= at - self._tidied_at < _TIDY_INTERVAL:
             return
         self._tidied_at = at
@@ -336,12 +368,28 @@ class Tables:
         self._forget_keys(at)
 
     def _forget_oldest(self, most: int, settled_before: float = float("inf")) -> None:
-        gone = self._connection.execute(
-            "DELETE FROM settled WHERE sequence IN (SELECT sequence FROM "
-            "(SELECT sequence, settled_at FROM settled ORDER BY sequence LIMIT ?) WHERE settled_at < ?)",
-            (most, settled_before),
-        ).rowcount
+        limits = (most, settled_before)
+        if self._counts["result_bytes"]:
+            self._forget_results(f"sequence IN ({_OLDEST})", limits)
+        gone = self._connection.execute(f"DELETE FROM settled WHERE sequence IN ({_OLDEST})", limits).rowcount
         self._count(settled=-gone)
+
+    def _forget_oldest_results(self, size: int) -> None:
+        last = 0
+        rows = self._connection.execute("SELECT sequence, length(value) FROM results ORDER BY sequence")
+        while size > 0 and (row := rows.fetchone()) is not None:
+            last = row[0]
+            size -= row[1]
+        rows.close()
+        self._forget_results("sequence <= ?", (last,))
+
+    def _forget_results(self, which: str, values: tuple[float, ...]) -> None:
+        size: int = self._connection.execute(
+            f"SELECT coalesce(sum(length(value)), 0) FROM results WHERE {which}", values
+        ).fetchone()[0]
+        if size:
+            self._connection.execute(f"DELETE FROM results WHERE {which}", values)
+            self._count(result_bytes=-size)
 
     def _forget_keys(self, at: float) -> None:
         gone = self._connection.execute(

@@ -47,8 +47,9 @@ RETRY_SECONDS = 1.0
 #: How long facts wait for requests whose transaction they can go into, in seconds.
 LINGER = 0.02
 
-#: So many facts that cannot be written are too many.
+#: So many facts that cannot be written are too many, and so many bytes of results.
 MOST_UNWRITTEN = 100_000
+MOST_UNWRITTEN_BYTES = 64 << 20
 
 #: So many jobs take milliseconds to write: more are not written in the reactor's thread.
 MOST_QUICK = 5000
@@ -127,8 +128,13 @@ class Writer:
     @property
     def congested(self) -> bool:
         """Whether too many facts wait to be written."""
-        unwritten = len(self._facts) + (len(self._batch.facts) if self._batch is not None else 0)
-        return self.trouble is not None and unwritten > MOST_UNWRITTEN
+        if self.trouble is None:
+            return False
+        unwritten = [self._facts] if self._batch is None else [self._facts, self._batch.facts]
+        return (
+            sum(map(len, unwritten)) > MOST_UNWRITTEN
+            or sum(facts.result_bytes for facts in unwritten) > MOST_UNWRITTEN_BYTES
+        )
 
     def ask(self, request: Request, kind: Kind, jobs: int) -> Deferred[Any]:
         """Fires with what the request returns, once that is committed.

@@ -4,7 +4,9 @@ Its parts are nobody else's:
 
     service.py    what users call, and starting and stopping
     gathering.py  single pushes, those of one turn as one
+    waiting.py    who waits for jobs to be settled
     jobs.py       all unsettled jobs: those in memory, and those in the store alone
+    results.py    what handlers have returned
     sessions.py   the workers: links, sessions, messages
     sending.py    jobs as messages
 """

@@ -13,7 +13,7 @@ from itertools import count
 from typing import TypeAlias
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,8 +22,9 @@ from zpipeline.admission import Admission
 from zpipeline.dispatch import Dispatcher, FailedAttempt, Fate
 from zpipeline.entry import Entry, Session
 from zpipeline.job import make_id
+from zpipeline.pipeline.waiting import Waiting
 from zpipeline.stats import Measures
-from zpipeline.store import Facts, Key, Letter, Selection, Status, Store, Summary, Tried, state_of_waiting
+from zpipeline.store import Facts, Key, Letter, Outcome, Selection, Status, Store, Summary, Tried, state_of_waiting
 from zpipeline.text import printable, printable_lines
 
 #: In memory there are no more than about so many jobs that were never handed out, and bytes of their bodies.
@@ -45,6 +46,7 @@ class Jobs:
     :ivar wake: to be called when there may be something to hand out, or nothing left to wait for.
     :ivar ventilator: its number.
     :ivar epoch: how often its store was opened.
+    :ivar waiting: who waits for jobs to be settled.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class Jobs:
         self._dispatcher = dispatcher
         self._measures = measures
         self.wake = wake
+        self.waiting = Waiting(store.outcome)
         self._sequences = count(1)
+        self._newest = 0  # that was accepted
         self._cursor = 0  # the newest that has been in memory before its first attempt
         self._behind = False  # newer ones are in the store alone
         self._page_awaited = False
@@ -91,7 +95,8 @@ class Jobs:
         opened = self._store.open(self)
         self.ventilator = opened.ventilator
         self.epoch = opened.epoch
-        self._sequences = count(opened.epoch << _COUNT_BITS | 1)
+        self._newest = opened.epoch << _COUNT_BITS
+        self._sequences = count(self._newest | 1)
         self.admission.add(opened.pending, opened.pending_bytes)
         if opened.pending:
             self._behind = True
@@ -131,6 +136,8 @@ class Jobs:
     def _accepted(self, holder: int | None, entries: list[Entry], size: int, numbers: Deferred[list[int]]) -> None:
         if holder is None:
             self._measures.accepted += len(entries)
+            if entries:
+                self._newest = entries[-1].sequence
             self._take(entries)
             self.wake()
             numbers.callback([entry.sequence for entry in entries])
@@ -219,8 +226,11 @@ class Jobs:
 
     # What happens to them
 
-    def done(self, session: Session | None, sequences: Sequence[int]) -> int:
-        """These have been run: how many of those in memory that settles."""
+    def done(self, session: Session | None, sequences: Sequence[int], results: Sequence[protocol.Result] = ()) -> int:
+        """These have been run: how many of those in memory that settles.
+
+        :param results: of each; empty when none has returned anything.
+        """
         at = time.time()
         settled = self._dispatcher.done(session, sequences, time.monotonic(), at)
         facts = Facts(done=settled)
@@ -228,8 +238,12 @@ class Jobs:
             here = {entry.sequence for entry in settled}
             facts.elsewhere += [(sequence, at) for sequence in sequences if sequence not in here]
         if facts:
+            if results:
+                facts.results = _to_keep(sequences, results)
             self._store.note(facts)
             self._are_settled(sequences)
+            if self.waiting:
+                self.waiting.settled(sequences)
         if settled:
             self._measures.done += len(settled)
             self._measures.settle.observe([at - entry.accepted_at for entry in settled])
@@ -286,6 +300,7 @@ class Jobs:
         )
         self._store.note(Facts(dead=[Letter(summary, entry.body, entry.headers, traceback)]))
         self._are_settled([entry.sequence])
+        self.waiting.settled([entry.sequence])
         self._measures.dead += 1
         self._measures.settle.observe([entry.settled_at - entry.accepted_at])
         job_id = make_id(self.ventilator, entry.sequence)
@@ -305,19 +320,34 @@ class Jobs:
 
     def store_recovered(self) -> None:
         """Go on."""
+        self.waiting.settled([sequence for sequence in self.waiting if self._dispatcher.entry(sequence) is None])
         self.wake()
 
     # Questions
 
     def status(self, sequence: int) -> Deferred[Status | None] | Status:
         """What is known of a job."""
+        status = self._status(sequence)
+        return self._store.status(sequence) if status is None else status
+
+    def _status(self, sequence: int) -> Status | None:
+        """What is known of a job that is in memory."""
         entry = self._dispatcher.entry(sequence)
         if entry is None:
-            return self._store.status(sequence)
+            return None
         waiting = state_of_waiting(entry.due, entry.error)
         return Status(
             waiting if entry.holder is None else "in flight", entry.attempt, entry.accepted_at, None, entry.error
         )
+
+    def outcome(self, sequence: int) -> Deferred[Outcome | None]:
+        """What has come of a job."""
+        status = self._status(sequence)
+        return self._store.outcome(sequence, time.time()) if status is None else succeed(Outcome(status))
+
+    def has_accepted(self, sequence: int) -> bool:
+        """Whether a job of this number may ever have been: those of earlier openings are not known one by one."""
+        return 0 < sequence <= self._newest
 
     def letters(self, after: int, most: int) -> Deferred[list[Summary]]:
         """Dead letters of higher numbers than `after`, in order."""
@@ -355,3 +385,17 @@ class Jobs:
     def drop(self, sequence: int) -> Deferred[bool]:
         """Throw a dead letter away: whether there was one."""
         return self._store.drop(sequence)
+
+
+def _to_keep(sequences: Sequence[int], results: Sequence[protocol.Result]) -> dict[int, bytes]:
+    """What is kept of these results, packed."""
+    kept = {}
+    for sequence, result in zip(sequences, results, strict=True):
+        if result is None:
+            continue
+        packed = protocol.pack_result(result)
+        if len(packed) > protocol.MAX_RESULT + 1:
+            reason = f"{len(packed) - 1} bytes are over {protocol.MAX_RESULT}"
+            packed = protocol.pack_result(protocol.Dropped(reason))
+        kept[sequence] = packed
+    return kept

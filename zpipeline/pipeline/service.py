@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from zpipeline.addresses import parse_address
@@ -31,6 +32,7 @@ from zpipeline.memory import Memory
 from zpipeline.pipeline.gathering import Gathering
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.observing import Observer
+from zpipeline.pipeline.results import Results
 from zpipeline.pipeline.sessions import Sessions
 from zpipeline.retries import Policy
 from zpipeline.stats import Measures, Stats, WorkerStatus
@@ -53,6 +55,10 @@ DRAIN = 30.0
 _KEPT = 1_000_000
 _KEPT_IN_MEMORY = 100_000
 
+#: How many bytes of results are kept.
+_RESULT_BYTES = 1 << 30
+_RESULT_BYTES_IN_MEMORY = 64 << 20
+
 log = Logger()
 
 
@@ -74,8 +80,8 @@ class Pipeline(Service):
     :param backoff: the longest delay before the second attempt, and before any, in seconds
         (`zpipeline.retries.Policy`).
     :param timeout: how long an attempt may take, in seconds; None for ever.
-    :param keep: for how many seconds settled jobs can be asked for, and idempotency keys are kept after that; at most
-        1,000,000 of each, or 100,000 without a journal.
+    :param keep: for how many seconds settled jobs and their results can be asked for, and idempotency keys are kept
+        after that; at most 1,000,000 of each, or 100,000 without a journal, and 1 GiB of results, or 64 MiB.
     :param drain: how many seconds stopping waits for jobs to settle.
     :param plain: send each job as one plain frame to whatever PULL sockets are there: at most once, unacknowledged,
         and in memory.
@@ -112,13 +118,15 @@ class Pipeline(Service):
         self._reactor = reactor
         self._drain_seconds = drain
         self._observer = Observer(reactor, self._workers)
+        #: Whether jobs are sent to plain PULL sockets: at most once, and nobody reports what comes of them.
+        self.plain = plain
         self.max_body = max_body
         in_memory = journal is None or plain
 
         def make_store() -> Store:
             if journal is None or plain:
-                return Memory(Limits(keep, _KEPT_IN_MEMORY, _KEPT_IN_MEMORY))
-            limits, commits = Limits(keep, _KEPT, _KEPT), self._observer.measures.commits
+                return Memory(Limits(keep, _KEPT_IN_MEMORY, _KEPT_IN_MEMORY, _RESULT_BYTES_IN_MEMORY))
+            limits, commits = Limits(keep, _KEPT, _KEPT, _RESULT_BYTES), self._observer.measures.commits
             return Journal(reactor, journal, synchronous=journal_sync, limits=limits, commits=commits)
 
         most = max_pending or (MAX_PENDING_IN_MEMORY if in_memory else MAX_PENDING)
@@ -131,6 +139,7 @@ class Pipeline(Service):
                 make_store(), self._dispatcher, Admission(most, most_bytes), self._observer.measures, self._wake
             )
             self._gathering = Gathering(reactor, self._jobs)
+            self._results = Results(reactor, self._jobs, plain=plain)
             self._sessions = Sessions(
                 reactor, self._dispatcher, self._jobs, self._observer, sink=sink, window=window, plain=plain
             )
@@ -207,6 +216,25 @@ class Pipeline(Service):
         sequence = self._sequence(job_id)
         status = None if sequence is None else await maybeDeferred(self._jobs.status, sequence)
         return None if status is None else JobStatus(job_id, *status)
+
+    def result(self, job_id: str, timeout: float | None = None) -> Deferred[Any]:
+        """What the job's handler has returned, once the job is done.
+
+        Attempts that fail are no end of it: it is waited for the next one, until the job is done or dead. Whoever does
+        not wait any longer cancels the Deferred; nothing happens to the job.
+
+        :param timeout: for how many seconds it is waited for; 0 takes what there is now, None waits for ever.
+        :returns: bytes, a str, or what was read from JSON (None too): as the handler returned it, but that JSON has no
+            tuples, and the names in its objects are text.
+        :raises UnknownJob: (as all of these, by the Deferred) there is no job of this id.
+        :raises NotSettled: the time was over, or the pipeline was stopped, before the job was settled. It is a
+            `TimeoutError` too.
+        :raises JobDead: the job has failed for good.
+        :raises ResultGone: the job is settled, and its result is not kept (see `keep`), or could not be carried: it was
+            over 1 MiB, or nothing that JSON can hold.
+        :raises JournalError: the journal cannot be read.
+        """
+        return Deferred.fromCoroutine(self._results.result(job_id, self._sequence(job_id), timeout))
 
     def dead_letters(self, after: str | None = None, most: int = 100) -> Deferred[list[DeadLetterSummary]]:
         """Jobs that are dead, in the order in which they were accepted.
@@ -369,6 +397,8 @@ class Pipeline(Service):
         await self._sessions.stop()
         unwritten = await self._jobs.close()
         self._observer.stop()
+        if self._jobs.waiting.end():
+            await deferLater(self._reactor, 0)  # those who have waited may have something to write to somebody
         self._say_what_is_left(unwritten)
 
     @property

@@ -314,7 +314,7 @@ class Sessions:
         session = self._dispatcher.session(message.session)
         match message:
             case protocol.Done():
-                done = self._jobs.done(session, message.sequences)
+                done = self._jobs.done(session, message.sequences, message.results)
                 if link is not None:
                     self._roster[link.address].done += done
             case protocol.Failed():

@@ -29,6 +29,7 @@ from zpipeline.protocol.messages import (
     MAGIC,
     MAX_BYTES_IN_MESSAGE,
     MAX_JOBS_IN_MESSAGE,
+    MAX_RESULT,
     NO_DELAY,
     REJECT,
     RETRY,
@@ -36,6 +37,7 @@ from zpipeline.protocol.messages import (
     Bye,
     Close,
     Done,
+    Dropped,
     Failed,
     Frames,
     Hello,
@@ -49,13 +51,14 @@ from zpipeline.protocol.messages import (
     ToSink,
     ToWorker,
 )
-from zpipeline.protocol.reading import decode_for_sink, decode_for_worker, is_plain
-from zpipeline.protocol.writing import encode, encode_jobs
+from zpipeline.protocol.reading import decode_for_sink, decode_for_worker, is_plain, unpack_result
+from zpipeline.protocol.writing import encode, encode_jobs, pack_result
 
 __all__ = [
     "MAGIC",
     "MAX_BYTES_IN_MESSAGE",
     "MAX_JOBS_IN_MESSAGE",
+    "MAX_RESULT",
     "NO_DELAY",
     "REJECT",
     "RETRY",
@@ -63,6 +66,7 @@ __all__ = [
     "Bye",
     "Close",
     "Done",
+    "Dropped",
     "Failed",
     "Frames",
     "Hello",
@@ -80,4 +84,6 @@ __all__ = [
     "encode",
     "encode_jobs",
     "is_plain",
+    "pack_result",
+    "unpack_result",
 ]

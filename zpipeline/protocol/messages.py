@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -16,6 +17,9 @@ VERSION = 1
 #: What one JOBS message may hold: more goes into another.
 MAX_JOBS_IN_MESSAGE = 1000
 MAX_BYTES_IN_MESSAGE = 1 << 20  # of bodies, unless it holds one job alone
+
+#: Bytes of a result, without the one that says of which kind it is.
+MAX_RESULT = 1 << 20
 
 #: The kinds of FAILED.
 RETRY, REJECT = 0, 1
@@ -80,7 +84,8 @@ class Ready:
 class Done:
     """These jobs have been run.
 
-    :ivar results: empty, or one of each job: None, bytes, str, or what JSON can hold in a `Json`.
+    :ivar results: empty, or one of each job: None, bytes, str, what JSON can hold in a `Json`, or why there is none in
+        a `Dropped`.
     """
 
     session: int
@@ -138,16 +143,50 @@ class Bye:
 
 @frozen
 class Json:
-    """A result that is neither bytes nor text: what JSON can hold."""
+    """A result that is neither bytes nor text: what JSON can hold.
 
-    value: Any
+    :ivar text: it, as JSON in UTF-8.
+    """
+
+    text: bytes
+
+    @classmethod
+    def of(cls, value: Any) -> Json:
+        """This value.
+
+        :raises TypeError: JSON cannot hold it.
+        :raises ValueError: JSON cannot hold it.
+        :raises RecursionError: it is nested too deeply.
+        """
+        return cls(to_json(value))
+
+    @property
+    def value(self) -> Any:
+        """What it holds."""
+        return json.loads(self.text)
 
 
-Result: TypeAlias = "bytes | str | Json | None"
+@frozen
+class Dropped:
+    """In place of a result that the worker could not carry.
+
+    :ivar reason: one line.
+    """
+
+    reason: str
+
+
+Result: TypeAlias = "bytes | str | Json | Dropped | None"
 ToWorker: TypeAlias = "Hello | Jobs | Close"
 ToSink: TypeAlias = "Ready | Done | Failed | Returned | State | Bye"
 Message: TypeAlias = "ToWorker | ToSink"
 Frames: TypeAlias = "list[bytes]"
+
+
+def to_json(value: Any) -> bytes:
+    """JSON as the protocol has it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
 
 
 def _head(letter: bytes) -> bytes:

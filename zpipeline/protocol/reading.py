@@ -42,6 +42,7 @@ from zpipeline.protocol.messages import (
     Bye,
     Close,
     Done,
+    Dropped,
     Failed,
     Hello,
     Jobs,
@@ -170,7 +171,7 @@ def _read_done(numbers: bytes, *results: bytes) -> Done:
     session, *sequences = _read_numbers(numbers)
     if results and len(results) != len(sequences):
         raise ValueError(f"{len(results)} results of {len(sequences)} jobs")
-    return Done(session, sequences, tuple(map(_read_result, results)))
+    return Done(session, sequences, tuple(map(unpack_result, results)))
 
 
 def _read_failed(start: bytes, reason: bytes, traceback: bytes) -> Failed:
@@ -222,7 +223,12 @@ def _read_numbers(packed: bytes) -> tuple[int, ...]:
     return struct.unpack(f"!{n}Q", packed)
 
 
-def _read_result(packed: bytes) -> Result:
+def unpack_result(packed: bytes) -> Result:
+    """A result that `zpipeline.protocol.pack_result` may have packed.
+
+    :raises ValueError: it breaks the protocol.
+    :raises RecursionError: it is nested too deeply.
+    """
     kind, rest = packed[:1], packed[1:]
     match kind:
         case b"":
@@ -232,7 +238,10 @@ def _read_result(packed: bytes) -> Result:
         case b"t":
             return rest.decode()
         case b"j":
-            return Json(_load(rest))
+            _load(rest, _RESULT)
+            return Json(rest)
+        case b"d":
+            return Dropped(rest.decode())
     raise ValueError(f"there is no kind {kind!r} of result")
 
 
@@ -258,9 +267,9 @@ def _object(packed: bytes) -> dict[str, Any]:
     return value
 
 
-def _load(packed: bytes) -> Any:
+def _load(packed: bytes, decoder: json.JSONDecoder | None = None) -> Any:
     """JSON as RFC 8259 has it: `json.loads` also takes UTF-16, NaN, and strings that UTF-8 cannot hold."""
-    value = _JSON.decode(packed.decode())
+    value = (decoder or _JSON).decode(packed.decode())
     if b"\\u" in packed:
         json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair does not encode
     return value
@@ -270,7 +279,15 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not isfinite(number):
+        raise ValueError(f"{digits:.100} is out of range")
+    return number
+
+
 _JSON = json.JSONDecoder(parse_constant=_no_number)
+_RESULT = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)  # who gets it writes it as JSON again
 
 
 def _address(sink: str) -> str:

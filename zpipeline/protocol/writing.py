@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 from zpipeline.histogram import Timings
 from zpipeline.protocol.messages import (
@@ -26,6 +24,7 @@ from zpipeline.protocol.messages import (
     Bye,
     Close,
     Done,
+    Dropped,
     Failed,
     Frames,
     Hello,
@@ -35,23 +34,23 @@ from zpipeline.protocol.messages import (
     Result,
     Returned,
     State,
+    to_json,
 )
 
 
 def encode(message: Message) -> Frames:
     """The frames of any message but JOBS, for which there is `encode_jobs`.
 
-    :raises TypeError: it is no such message, or a result is nothing that JSON can hold.
-    :raises ValueError: a result is nothing that JSON can hold.
+    :raises TypeError: it is no such message, or a result is none of `Result`.
     """
     match message:
         case Hello():
-            limits = _json_bytes({"sink": message.sink, "window": message.window, "timeout": message.timeout})
+            limits = to_json({"sink": message.sink, "window": message.window, "timeout": message.timeout})
             return [HELLO, THREE.pack(message.ventilator, message.generation, message.session), limits]
         case Close():
             return [CLOSE, U64.pack(message.session)]
         case Ready():
-            about = _json_bytes(
+            about = to_json(
                 {
                     "concurrency": message.concurrency,
                     "host": message.host,
@@ -62,7 +61,7 @@ def encode(message: Message) -> Frames:
             )
             return [READY, TWO.pack(message.session, message.incarnation), about]
         case Done():
-            return [DONE, _numbers(message.session, message.sequences), *map(_result_bytes, message.results)]
+            return [DONE, _numbers(message.session, message.sequences), *map(pack_result, message.results)]
         case Failed():
             start = FAILURE.pack(message.session, message.sequence, message.kind, message.delay)
             return [FAILED, start, _text_bytes(message.reason), _text_bytes(message.traceback)]
@@ -104,25 +103,11 @@ def encode_jobs(
     return [JOBS, columns + b"".join(blobs), b"".join(bodies)]
 
 
-def _numbers(session: int, sequences: Sequence[int]) -> bytes:
-    return struct.pack(f"!{1 + len(sequences)}Q", session, *sequences)
+def pack_result(result: Result) -> bytes:
+    """A result as it travels and is kept: its kind, and what it is.
 
-
-def _json_bytes(value: Any) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
-
-
-def _timings_bytes(timings: Timings) -> bytes:
-    both = {"start": timings.start, "run": timings.run}
-    return _json_bytes({name: {"counts": times.counts, "sum": times.sum} for name, times in both.items()})
-
-
-def _text_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _result_bytes(result: Result) -> bytes:
+    :raises TypeError: it is none.
+    """
     match result:
         case None:
             return b""
@@ -131,5 +116,20 @@ def _result_bytes(result: Result) -> bytes:
         case str():
             return b"t" + _text_bytes(result)
         case Json():
-            return b"j" + _json_bytes(result.value)
+            return b"j" + result.text
+        case Dropped():
+            return b"d" + _text_bytes(result.reason)
     raise TypeError(f"a result is not {type(result).__name__}")
+
+
+def _numbers(session: int, sequences: Sequence[int]) -> bytes:
+    return struct.pack(f"!{1 + len(sequences)}Q", session, *sequences)
+
+
+def _timings_bytes(timings: Timings) -> bytes:
+    both = {"start": timings.start, "run": timings.run}
+    return to_json({name: {"counts": times.counts, "sum": times.sum} for name, times in both.items()})
+
+
+def _text_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")

@@ -8,6 +8,7 @@
     batch.py         the lines of a batch
     idempotency.py   the key of a request that may be sent twice
     observe.py       what is seen of the pipeline: as JSON, and as events
+    prefer.py        for how long a request waits for what comes of its job
     query.py         the parameters of a query string
     problems.py      errors as RFC 9457 has them
 

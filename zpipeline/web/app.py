@@ -15,13 +15,15 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import MethodNotAllowed
 
 from zpipeline import metrics
+from zpipeline.errors import JobDead, NotSettled, ResultGone
 from zpipeline.job import DeadLetter, DeadLetterSummary, JobStatus, parse_id
 from zpipeline.metrics import Exposition, PipelineCollector
 from zpipeline.web import observe
 from zpipeline.web.batch import MAX_JOBS, job_of
 from zpipeline.web.idempotency import HEADER, key_of, refuse_key
 from zpipeline.web.observe import Events, stats_of, workers_of
-from zpipeline.web.problems import Problem, problem_of, too_large
+from zpipeline.web.prefer import wait_of
+from zpipeline.web.problems import Problem, problem_of, too_large, unknown_job
 from zpipeline.web.query import parameters, whole
 from zpipeline.web.request import Request, unexpected
 
@@ -50,6 +52,9 @@ class Pipeline(observe.Pipeline, metrics.Pipeline, Protocol):
     def draining(self) -> bool: ...
 
     @property
+    def plain(self) -> bool: ...
+
+    @property
     def ready_workers(self) -> int: ...
 
     @property
@@ -62,6 +67,8 @@ class Pipeline(observe.Pipeline, metrics.Pipeline, Protocol):
     def push_many(self, bodies: Iterable[bytes], headers: Mapping[str, str] | None = None) -> Deferred[list[str]]: ...
 
     def job(self, job_id: str) -> Deferred[JobStatus | None]: ...
+
+    def result(self, job_id: str, timeout: float | None = None) -> Deferred[Any]: ...
 
     def dead_letters(self, after: str | None = None, most: int = 100) -> Deferred[list[DeadLetterSummary]]: ...
 
@@ -109,7 +116,19 @@ class App:
                 raise MethodNotAllowed(("GET", "POST"))
 
         pushed = self._pipeline.push(body, request.job_headers(), idempotency_key=key)
+        if request.prefer and not self._pipeline.plain:
+            return Deferred.fromCoroutine(self._push_and_wait(request, pushed))
         return pushed.addCallback(lambda job_id: _accepted(request, job_id))
+
+    async def _push_and_wait(self, request: Request, pushed: Deferred[str]) -> bytes:
+        seconds = wait_of(request.prefer)
+        job_id = await pushed
+        if seconds:
+            try:
+                return await self._outcome(request, job_id, seconds)
+            except NotSettled:
+                pass  # it is as if the client had not waited
+        return _accepted(request, job_id)
 
     @app.route("/batch", methods=["POST"])
     async def push_batch(self, request: Request) -> bytes:
@@ -138,8 +157,31 @@ class App:
     async def job(self, request: Request, job_id: str) -> bytes:
         status = await self._pipeline.job(job_id)
         if status is None:
-            raise Problem(404, "no job of this id is known, or it is no longer kept")
+            raise unknown_job()
         return request.answer(200, asdict(status))
+
+    @app.route("/jobs/<job_id>/result", methods=["GET"])
+    async def result(self, request: Request, job_id: str) -> bytes:
+        try:
+            return await self._outcome(request, job_id, wait_of(request.prefer))
+        except NotSettled as error:
+            return request.answer(202, {"id": job_id, "state": error.state}, _location(job_id))
+
+    async def _outcome(self, request: Request, job_id: str, seconds: int) -> bytes:
+        """What has come of a job: its result, or (by a `Problem`) why there is none.
+
+        :raises NotSettled: after so many seconds it was not settled yet.
+        """
+        headers = _location(job_id)
+        if seconds:
+            headers[b"Preference-Applied"] = b"wait=%d" % seconds
+        try:
+            result = await self._pipeline.result(job_id, seconds)
+        except (JobDead, ResultGone) as error:
+            problem = problem_of(error)
+            assert problem is not None
+            raise Problem(problem.status, problem.detail, headers, problem.more) from None
+        return _result(request, result, headers)
 
     @app.route("/dead", methods=["GET"])
     async def dead_letters(self, request: Request) -> bytes:
@@ -227,8 +269,23 @@ class App:
 
 
 def _accepted(request: Request, job_id: str) -> bytes:
-    name = job_id.encode("ascii")
-    return request.answer_bytes(202, b'{"id": "%b"}' % name, {b"Location": b"/jobs/%b" % name})
+    return request.answer_bytes(202, b'{"id": "%b"}' % job_id.encode("ascii"), _location(job_id))
+
+
+def _location(job_id: str) -> dict[bytes, bytes]:
+    return {b"Location": b"/jobs/%b" % job_id.encode("ascii")}
+
+
+def _result(request: Request, result: Any, headers: dict[bytes, bytes]) -> bytes:
+    # whatever they look like, a handler's bytes are no page of this site
+    headers[b"X-Content-Type-Options"] = b"nosniff"
+    match result:
+        case bytes():
+            return request.answer_bytes(200, result, headers, b"application/octet-stream")
+        case str():
+            return request.answer_bytes(200, result.encode(), headers, b"text/plain; charset=utf-8")
+        case _:
+            return request.answer(200, result, headers)
 
 
 def _not_dead() -> Problem:

@@ -10,7 +10,19 @@ from http import HTTPStatus
 
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
-from zpipeline.errors import Draining, Full, JournalError, JournalFull, KeyReused, KeysFull, Refused, TooLarge
+from zpipeline.errors import (
+    Draining,
+    Full,
+    JobDead,
+    JournalError,
+    JournalFull,
+    KeyReused,
+    KeysFull,
+    Refused,
+    ResultGone,
+    TooLarge,
+    UnknownJob,
+)
 
 CONTENT_TYPE = b"application/problem+json"
 
@@ -24,6 +36,7 @@ RETRY_AFTER_TROUBLE = 10
 RETRY_AFTER_KEYS = 60
 
 NO_HEADERS: Mapping[bytes, bytes] = {}
+NO_MEMBERS: Mapping[str, object] = {}
 
 
 class Problem(Exception):
@@ -32,16 +45,24 @@ class Problem(Exception):
     :ivar status: of the answer, 400 to 599.
     :ivar detail: what is wrong with this request, one sentence for who sent it.
     :ivar headers: the answer's own headers, such as Retry-After.
+    :ivar more: members of the problem details object beyond those that each has.
     :ivar close: whether the connection ends with this answer.
     """
 
     def __init__(
-        self, status: int, detail: str, headers: Mapping[bytes, bytes] = NO_HEADERS, *, close: bool = False
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[bytes, bytes] = NO_HEADERS,
+        more: Mapping[str, object] = NO_MEMBERS,
+        *,
+        close: bool = False,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = headers
+        self.more = more
         self.close = close
 
     def members(self) -> dict[str, object]:
@@ -51,6 +72,7 @@ class Problem(Exception):
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
+            **self.more,
         }
 
 
@@ -62,6 +84,11 @@ def too_large(limit: int, what: str = "the body", *, close: bool = False) -> Pro
 def nothing_here() -> Problem:
     """No route has this path."""
     return Problem(404, "there is nothing at this path")
+
+
+def unknown_job() -> Problem:
+    """No job has this id."""
+    return Problem(404, "no job of this id is known, or it is no longer kept")
 
 
 def problem_of(error: BaseException | None) -> Problem | None:
@@ -85,6 +112,12 @@ def problem_of(error: BaseException | None) -> Problem | None:
             return _try_again(503, error, RETRY_AFTER_TROUBLE)
         case Refused():
             return Problem(503, str(error))
+        case UnknownJob():
+            return unknown_job()
+        case ResultGone():
+            return Problem(410, str(error), more={"id": error.job_id})
+        case JobDead():
+            return Problem(500, str(error), more={"id": error.job_id, "error": error.error, "attempts": error.attempts})
         case NotFound():
             return nothing_here()
         case MethodNotAllowed():

@@ -41,7 +41,7 @@ BATCH_BODIES = 64
 _PUSHING = (b"/", BATCH_PATH)
 
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
-_DECIDE = frozenset((b"content-length", b"transfer-encoding", b"connection", b"expect"))
+_DECIDE = frozenset((b"content-length", b"transfer-encoding", b"connection", b"expect", b"prefer"))
 
 
 class Request(server.Request):
@@ -53,6 +53,7 @@ class Request(server.Request):
     :ivar limit: of the body, in bytes.
     :ivar size: of what of the body has come, in bytes.
     :ivar query: the query string, as it was sent (bytes).
+    :ivar prefer: what the client prefers (`zpipeline.web.prefer`); empty when it has not said.
     :ivar refusal: the answer, whatever was asked for.
     :ivar keeps_connection: whether another request may follow on the connection.
     :ivar wants_continue: whether the client waits for a word before it sends the body.
@@ -68,6 +69,7 @@ class Request(server.Request):
     limit = 0
     size = 0
     query = b""
+    prefer = b""
     refusal: Problem | None = None
     keeps_connection = False
     wants_continue = False
@@ -141,6 +143,8 @@ class Request(server.Request):
             self.framing = b"Transfer-Encoding: %b" % value
         elif name == b"connection":
             self._closes |= b"close" in [option.strip() for option in value.split(b",")]
+        elif name == b"prefer":
+            self.prefer = b"%b,%b" % (self.prefer, value) if self.prefer else value
         else:
             self.wants_continue = value == b"100-continue"
 
