@@ -36,6 +36,9 @@ class MemoryPipeline:
     :ivar keys: the idempotency keys of pushes, and the ids of their jobs.
     :ivar held: None, or a list: then pushes stay pending, and it gets what completes each.
     :ivar error: what every push and question fails with, if anything.
+    :ivar outcomes: results of jobs, or errors in their place; who asks for another one waits.
+    :ivar waits: how long each of those waits, and for what.
+    :ivar cancelled: for which jobs nobody waits any longer.
     """
 
     def __init__(self) -> None:
@@ -47,7 +50,11 @@ class MemoryPipeline:
         self.keys: dict[str, str] = {}
         self.held: list[Callable[[], None]] | None = None
         self.error: Exception | None = None
+        self.plain = False
         self.statuses: dict[str, JobStatus] = {}
+        self.outcomes: dict[str, Any] = {}
+        self.waits: list[tuple[float | None, Deferred[Any]]] = []
+        self.cancelled: list[str] = []
         self.pushed: list[Deferred[None]] = []
         self.measures = Measures()
 
@@ -83,6 +90,13 @@ class MemoryPipeline:
 
     def job(self, job_id: str) -> Deferred[JobStatus | None]:
         return succeed(self.statuses.get(job_id)) if self.error is None else fail(self.error)
+
+    def result(self, job_id: str, timeout: float | None = None) -> Deferred[Any]:
+        if job_id not in self.outcomes:
+            self.waits.append((timeout, Deferred(lambda _: self.cancelled.append(job_id))))
+            return self.waits[-1][1]
+        outcome = self.outcomes[job_id]
+        return fail(outcome) if isinstance(outcome, Exception) else succeed(outcome)
 
     def next_push(self) -> Deferred[None]:
         self.pushed.append(Deferred())
@@ -234,11 +248,12 @@ class WebTestCase(TestCase):
     async def post(self, path: str, body: bytes, *headers: str) -> Answer:
         return await self.ask(f"POST {path}", *headers, f"content-length: {len(body)}", body=body)
 
-    def assert_problem(self, answer: Answer, status: int, detail: str = "") -> None:
+    def assert_problem(self, answer: Answer, status: int, detail: str = "", **more: object) -> None:
         self.assertEqual(answer.status, status)
         self.assertEqual(answer.headers["content-type"], "application/problem+json")
         members = answer.json()
-        self.assertEqual(sorted(members), ["detail", "status", "title", "type"])
+        self.assertEqual(sorted(members), sorted(["detail", "status", "title", "type", *more]))
+        self.assertEqual({name: members[name] for name in more}, more)
         self.assertEqual((members["type"], members["status"]), ("about:blank", status))
         self.assertTrue(members["title"])
         self.assertIn(detail, members["detail"])

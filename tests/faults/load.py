@@ -147,11 +147,11 @@ def dead_letters(port: int) -> dict[str, dict[str, Any]]:
     return dead
 
 
-def request(port: int, method: str, path: str, body: bytes = b"", headers: str = "") -> Answer:
+def request(port: int, method: str, path: str, body: bytes = b"", headers: str = "", *, seconds: float = 30) -> Answer:
     """One request: status, headers (names in lower case) and body of the answer."""
     length = f"Content-Length: {len(body)}\r\n" if body else ""
     head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{length}{headers}\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         connection.sendall(head.encode() + body)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     if not answer:

@@ -10,7 +10,8 @@ import re
 #: The longest that a request is held, in seconds, whatever it prefers.
 MAX_WAIT = 600
 
-_PREFERENCE = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*")+')
+# A quote that does not end reaches to the end of all, so that it is gone through once.
+_PREFERENCE = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*(?:"|\\?\Z))+', re.DOTALL)
 _WAIT = re.compile(rb'[ \t]*wait(?:[ \t]*=[ \t]*(?:([0-9]+)|"([0-9]+)"))?[ \t]*(?:;.*)?', re.IGNORECASE)
 
 
