@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tests.faults.case import RigCase
 from tests.faults.load import Answer, get, request
-from tests.faults.rig import Process
+from tests.faults.rig import Process, free_port
 
 CLIENTS = 200
 ROUNDS = 5
@@ -106,3 +107,16 @@ class TheEnd(RigCase):
 
     def test_so_it_is_in_memory_too(self) -> None:
         self.assert_202(self.outcomes("--no-journal"))
+
+    def test_an_application_that_ends_with_its_pipeline_can_answer_before_that(self) -> None:
+        worker = self.rig.worker(handler="record_async")
+        port = free_port()
+        web = self.rig.start("embedded", [sys.executable, "-m", "tests.faults.embedded", port, worker.port], port)
+        self.rig.until_ready(web, 1)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(request, port, "POST", "/", b"30")
+            self.rig.until("it has begun", lambda: self.rig.record(worker.port).begun)
+            web.end()
+            status, _, content = waiting.result(60)
+        self.assertEqual(status, 200)
+        self.assertIn(b"is not settled yet", content)

@@ -398,7 +398,9 @@ class Pipeline(Service):
         unwritten = await self._jobs.close()
         self._observer.stop()
         if self._jobs.waiting.end():
-            await deferLater(self._reactor, 0)  # those who have waited may have something to write to somebody
+            # What they write to their clients now is to be sent, before the process ends. The first may be of this turn.
+            for _ in range(2):
+                await deferLater(self._reactor, 0)
         self._say_what_is_left(unwritten)
 
     @property
