@@ -1,6 +1,6 @@
-"""An application with a pipeline of its own, whose only route waits for what comes of a job. Usage: embedded.py PORT WORKER
+"""An application with a pipeline of its own, whose only route waits for what comes of a job.
 
-The process ends as soon as the pipeline has stopped: nothing of this application waits for anything else.
+Usage: embedded.py PORT PORT_OF_WORKER. The process ends as soon as the pipeline has stopped: nothing of this application waits for anything else.
 """
 
 import sys
@@ -24,12 +24,8 @@ async def wait(request):
         return str(error)
 
 
-@app.route("/health/ready")
-def ready(request):
-    return f'{{"ready_workers": {pipeline.ready_workers}}}'
-
-
 pipeline.startService()
 reactor.addSystemEventTrigger("before", "shutdown", pipeline.stopService)
 reactor.listenTCP(int(sys.argv[1]), Site(app.resource()), interface="127.0.0.1")
+reactor.callWhenRunning(print, "it serves", flush=True)
 reactor.run()

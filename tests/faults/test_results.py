@@ -112,7 +112,7 @@ class TheEnd(RigCase):
         worker = self.rig.worker(handler="record_async")
         port = free_port()
         web = self.rig.start("embedded", [sys.executable, "-m", "tests.faults.embedded", port, worker.port], port)
-        self.rig.until_ready(web, 1)
+        self.rig.until("it serves", lambda: "it serves" in web.log)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(request, port, "POST", "/", b"30")
             self.rig.until("it has begun", lambda: self.rig.record(worker.port).begun)

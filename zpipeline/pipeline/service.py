@@ -398,7 +398,7 @@ class Pipeline(Service):
         unwritten = await self._jobs.close()
         self._observer.stop()
         if self._jobs.waiting.end():
-            # What they write to their clients now is to be sent, before the process ends. The first may be of this turn.
+            # What they write to their clients is to be sent before the process ends. The first turn may be this one.
             for _ in range(2):
                 await deferLater(self._reactor, 0)
         self._say_what_is_left(unwritten)
