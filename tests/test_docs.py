@@ -93,7 +93,7 @@ class ProgramTests(SynchronousTestCase):
         self.rig = Rig().__enter__()
         self.addCleanup(self.rig.close)
 
-    def run_program(self, text: str, *command: str) -> tuple[Process, dict[str, int]]:
+    def run_program(self, text: str, *command: str, handler: str = "record") -> tuple[Process, dict[str, int]]:
         """Start a program, on free ports in place of those that it names, and the workers that it wants."""
         ports = {port: free_port() for port in PORTS}
         for named, free in ports.items():
@@ -101,7 +101,7 @@ class ProgramTests(SynchronousTestCase):
         (self.rig.folder / "program.py").write_text(text)
         for port in ("4444", "4445"):
             if str(ports[port]) in text:
-                self.rig.worker(ports[port])
+                self.rig.worker(ports[port], handler=handler)
         return self.rig.start("program", [*(command or [sys.executable]), "program.py"], ports["8080"]), ports
 
     def bodies(self) -> list[str]:
@@ -131,6 +131,12 @@ class ProgramTests(SynchronousTestCase):
     def test_the_klein_application_of_embedding(self) -> None:
         process, _ = self.assert_pushes(PROGRAMS["embedding.rst", "klein_web.py"])
         self.assertEqual(request(process.port, "POST", "/photos", b"x" * 1_048_577)[0], 413)
+        self.assert_ends(process)
+
+    def test_the_klein_application_that_waits_for_results(self) -> None:
+        process, _ = self.run_program(PROGRAMS["embedding.rst", "result_web.py"], handler="echo")
+        self.rig.until("the program serves", lambda: listens(process.port))
+        self.assertEqual(request(process.port, "POST", "/photos", b"picture"), (200, b"b'picture'"))
         self.assert_ends(process)
 
     def test_the_resource_of_embedding(self) -> None:
@@ -311,6 +317,11 @@ class HandlerTests(TestCase):
         shown = next(block.text for block in BLOCKS if "failed: KeyError" in block.text)
         for line, logged in zip(shown.splitlines(), lines, strict=True):
             self.assertEqual(re.sub("[0-9a-f]{32}", status.id, line), logged.splitlines()[0])
+
+    async def test_the_one_that_returns_something(self) -> None:
+        measure = self.load("handlers.rst", "thumbnails.py", "measure")
+        self.assertEqual(measure(Job((7, 1), b"two words")), {"bytes": 9, "words": 2})
+        self.assert_done(await self.run_jobs(measure, b"two words"))
 
     async def test_the_asynchronous_ones(self) -> None:
         page = await self.page()

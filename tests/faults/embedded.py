@@ -1,6 +1,8 @@
 """An application with a pipeline of its own, whose only route waits for what comes of a job.
 
-Usage: embedded.py PORT PORT_OF_WORKER. The process ends as soon as the pipeline has stopped: nothing of this application waits for anything else.
+Usage: embedded.py PORT PORT_OF_WORKER.
+
+The process ends as soon as the pipeline has stopped: nothing of this application waits for anything else.
 """
 
 import sys

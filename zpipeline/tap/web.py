@@ -94,7 +94,7 @@ class WebOptions(CommonOptions):
             "keep",
             None,
             KEEP,
-            "For how many seconds settled jobs can be asked for, and idempotency keys are kept after that.",
+            "For how many seconds settled jobs and results can be asked for, and idempotency keys are kept after that.",
             seconds("keep"),
         ],
         ["drain", None, DRAIN, "For how many seconds stopping waits for jobs to settle.", seconds("drain")],
@@ -111,7 +111,8 @@ class Options(WebOptions):
     command = "zpipe-web"
     longdesc = (
         "Serves HTTP, and hands each request to one of the workers: POST / (the body is the job), GET / (the query "
-        "string is), POST /batch (each line is). GET /jobs/ID tells what became of one, GET /health/ready whether "
+        "string is), POST /batch (each line is). GET /jobs/ID tells what became of one, GET /jobs/ID/result what its "
+        "handler has returned, GET /health/ready whether "
         "jobs are accepted, GET /dead which have failed for good. SIGTERM or SIGINT let it settle what is in flight."
     )
     optFlags = [
