@@ -49,7 +49,13 @@ class Options(CommonOptions):
         ["port", None, 4444, "The port where jobs arrive.", whole("port", 1, 65535)],
         ["interface", None, "127.0.0.1", "The address or network interface where it listens; * for all."],
         *HANDLER_PARAMETERS,
-        ["metrics", None, None, "The port of 127.0.0.1 where /metrics is for Prometheus.", whole("metrics", 1, 65535)],
+        [
+            "metrics",
+            None,
+            None,
+            "The port of 127.0.0.1 where /metrics is for Prometheus. [default: none]",
+            whole("metrics", 1, 65535),
+        ],
         ["drain", None, DRAIN, "For how many seconds leaving waits for the jobs that are here.", seconds("drain")],
     ]
     optFlags = [UNTIL_EOF]
