@@ -15,16 +15,12 @@ are given back, the newest, to those who would have kept them waiting (rule 7 of
 from __future__ import annotations
 
 import inspect
-import sys
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import compress, takewhile
+from itertools import compress
 from operator import attrgetter, sub
-from threading import Thread, get_ident
 from time import monotonic, time
-from traceback import StackSummary, walk_stack
-from types import FrameType
 from typing import Any, Protocol
 
 from attrs import define
@@ -33,8 +29,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
+from zpipeline.calls import DaemonPool, InThread, is_coroutine_function, nowhere, where
 from zpipeline.errors import ZpipelineError
 from zpipeline.handlers import Handler
 from zpipeline.histogram import Timings
@@ -146,11 +142,11 @@ class Runner:
         self._handler = handler
         self._asynchronous_concurrency = concurrency
         self._threads = threads
-        self._pool: _DaemonPool | None = None
+        self._pool: DaemonPool | None = None
         if threads:
             self.concurrency = threads
         else:
-            self.concurrency = concurrency if _is_coroutine_function(handler) else 1
+            self.concurrency = concurrency if is_coroutine_function(handler) else 1
         self.timings = Timings()
         self.failed = 0
         self.returned = 0
@@ -188,7 +184,7 @@ class Runner:
     def start(self) -> None:
         """Make ready to run."""
         if self._threads:
-            self._pool = _DaemonPool(0, self._threads, "zpipeline")  # one that was stopped cannot start again
+            self._pool = DaemonPool(0, self._threads, "zpipeline")  # one that was stopped cannot start again
             self._pool.start()
 
     def stop(self) -> None:
@@ -249,7 +245,7 @@ class Runner:
                 job = self._backlog.popleft()
                 begun = now
                 if self._pool is not None:
-                    call = _InThread(self._handler, job)
+                    call = InThread(self._handler, job)
                     self._wait_for(job, deferToThreadPool(self._reactor, self._pool, call), call.where, begun)
                 else:
                     try:
@@ -276,9 +272,9 @@ class Runner:
     def _is_to_come(self, job: Job, result: Any, begun_at: float) -> bool:
         """Whether what the handler returned is a promise of its result, which is waited for then."""
         if isinstance(result, Deferred):
-            self._wait_for(job, result, _nowhere, begun_at)
+            self._wait_for(job, result, nowhere, begun_at)
         elif inspect.isawaitable(result):
-            self._wait_for(job, Deferred.fromCoroutine(_await(result)), partial(_where, result), begun_at)
+            self._wait_for(job, Deferred.fromCoroutine(_await(result)), partial(where, result), begun_at)
         else:
             return False
         return True
@@ -404,62 +400,9 @@ class Runner:
             origin.returned(jobs)
 
 
-class _DaemonPool(ThreadPool):
-    """A pool whose threads end with the process, whatever they are at."""
-
-    threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
-
-
-class _InThread:
-    """The call of a handler, to be made in a thread."""
-
-    def __init__(self, handler: Handler, job: Job) -> None:
-        self._handler = handler
-        self._job = job
-        self._thread = 0
-
-    def __call__(self) -> Any:
-        self._thread = get_ident()
-        return self._handler(self._job)
-
-    def where(self) -> str:
-        """Where it is."""
-        frame = sys._current_frames().get(self._thread)
-        if frame is None:
-            return ""
-        inner = takewhile(lambda pair: pair[0].f_code is not _InThread.__call__.__code__, walk_stack(frame))
-        return _stack(reversed(list(inner)))
-
-
-def _where(awaitable: object) -> str:
-    """Where a coroutine is, down to what it waits for."""
-
-    def frames() -> Iterator[tuple[FrameType, int]]:
-        inner: Any = awaitable
-        while inspect.iscoroutine(inner) and inner.cr_frame is not None:
-            yield inner.cr_frame, inner.cr_frame.f_lineno
-            inner = inner.cr_await
-
-    return _stack(frames())
-
-
-def _nowhere() -> str:
-    """Of a Deferred nobody knows where it is."""
-    return ""
-
-
-def _stack(frames: Iterator[tuple[FrameType, int]]) -> str:
-    lines = StackSummary.extract(frames).format()
-    return "".join(["Where it was then (most recent call last):\n", *lines]) if lines else ""
-
-
 def _forget_deadline(attempt: _Attempt) -> None:
     if attempt.deadline is not None and attempt.deadline.active():
         attempt.deadline.cancel()
-
-
-def _is_coroutine_function(handler: Handler) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
