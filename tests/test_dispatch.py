@@ -433,6 +433,12 @@ class SuspectsTests(Case):
         self.done(3)
         self.assertEqual(self.assign(), {3: [7, 8, 9]})
 
+    def test_suspects_are_redelivered_and_ordinary_jobs_are_not(self) -> None:
+        self.kill_one_of(2, 3, 4, 5)
+        self.add(1)
+        self.assertEqual(self.assign(), {2: [1, 2, 3], 3: [4, 5, 6], 4: [41]})
+        self.assertEqual(self.dispatcher.redelivered, 6)
+
     def test_ordinary_jobs_flow_on_the_other_workers(self) -> None:
         self.kill_one_of(2, 3, 4, 5)
         self.add(4)

@@ -639,6 +639,7 @@ class PlainTests(PipelineCase):
         await until(lambda: peer.read(50) == count, "the peer has read all")
         self.assertEqual([int(frames[0].split()[0]) for frames in peer.got], list(range(count)))
         self.assertEqual(pipeline.pending, 0)
+        self.assertEqual(pipeline.stats().redelivered, 0, "what the socket did not take was handed out to nobody")
 
     async def test_a_blocked_peer_does_not_keep_jobs_from_another(self) -> None:
         self.patch(sessions, "_PLAIN_HIGH_WATER_MARK", 10)

@@ -73,10 +73,6 @@ class Histogram:
             raise ValueError("counts that have become less")
         return Histogram(self.bounds, counts, self.sum - before.sum)
 
-    def copy(self) -> Histogram:
-        """As it is now."""
-        return Histogram(self.bounds, list(self.counts), self.sum)
-
     def quantile(self, share: float) -> float | None:
         """The value that this share (0 to 1) of all are not above, as if they lay evenly between two bounds.
 
