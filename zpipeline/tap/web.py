@@ -94,7 +94,7 @@ class WebOptions(CommonOptions):
             "keep",
             None,
             KEEP,
-            "For how many seconds settled jobs and results can be asked for, and idempotency keys are kept after that.",
+            "For how many seconds settled jobs and results can be had, and idempotency keys are kept after that.",
             seconds("keep"),
         ],
         ["drain", None, DRAIN, "For how many seconds stopping waits for jobs to settle.", seconds("drain")],
