@@ -699,7 +699,7 @@ class ArgumentTests(PipelineCase):
     async def test_a_sink_that_is_taken_is_said(self) -> None:
         taken = self.by_hand()
         error = self.assertRaises(UsageError, self.make(sink=taken.address).bind)
-        self.assertEqual(str(error), f"{taken.address} cannot be bound: address already in use")
+        self.assertEqual(str(error), f"{taken.address} cannot be bound: address already in use (choose another --sink)")
 
     async def test_binding_first_keeps_the_address(self) -> None:
         worker = self.by_hand()

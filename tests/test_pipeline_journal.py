@@ -469,7 +469,7 @@ class OpeningTests(JournalCase):
         taken = self.by_hand()
         pipeline = self.make(sink=taken.address, max_pending=2)
         error = self.assertRaises(UsageError, pipeline.bind)
-        self.assertEqual(str(error), f"{taken.address} cannot be bound: address already in use")
+        self.assertEqual(str(error), f"{taken.address} cannot be bound: address already in use (choose another --sink)")
         taken.unbind()
 
         def binds() -> bool:

@@ -160,6 +160,16 @@ class OptionsOfEach(SynchronousTestCase):
         line = self.refused("-n", "zpipe-web", f"--worker={address}", f"--worker={address}")
         self.assertIn(f"named twice: {address}", line)
 
+    def test_a_journal_that_would_not_be_used_is_one_line(self) -> None:
+        """Who names one counts on it."""
+        for plugin, flag in (("zpipe-web", "no-journal"), ("zpipe", "no-journal"), ("zpipe-web", "plain")):
+            line = self.refused("-n", plugin, "--journal=mine.sqlite", f"--{flag}")
+            self.assertIn(f"--journal and --{flag} contradict each other: leave one out", line)
+
+    def test_a_backoff_the_wrong_way_round_is_one_line(self) -> None:
+        """That says which of the two is the longer one."""
+        self.assertIn("MAX no less than FIRST", self.refused("-n", "zpipe-web", "--backoff=5:1"))
+
     def test_hundreds_of_clients_may_come_at_once(self) -> None:
         """While the reactor is busy with something else."""
         port = free_port()
@@ -320,7 +330,8 @@ class TapCase(SynchronousTestCase):
         """Start zpipe, its first worker on port `first`; what all its workers run is recorded under its HTTP port."""
         port = free_port()
         first = first or ports_in_a_row(workers)
-        places = [listen(port), f"--first-port={first}", f"--journal=journal-{port}.sqlite"]
+        journal = [] if "--no-journal" in options else [f"--journal=journal-{port}.sqlite"]
+        places = [listen(port), f"--first-port={first}", *journal]
         words = [*twistd, "zpipe", *places, f"--workers={workers}", *options]
         record = self.rig.folder / f"record-{port}"
         return self.rig.start("zpipe", words, port, RECORD=str(record), SECONDS=str(seconds))
@@ -421,7 +432,8 @@ class OneLineErrors(TapCase):
                 "-n zpipe-worker --port=x": "--port 'x' is not a whole number, from 1 to 65535",
                 "zpipe-worker --port=x": "--port 'x' is not a whole number, from 1 to 65535",
                 f"-n zpipe-web {listen(port)}": f"on tcp:{port}:interface=127.0.0.1: address already in use",
-                f"-n zpipe-web {listen(free_port())} --sink={taken}": f"{taken} cannot be bound: address already",
+                f"-n zpipe-web {listen(free_port())} --sink={taken}": f"{taken} cannot be bound: address already in "
+                "use (choose another --sink)",
                 f"-n zpipe {listen(port)}": "address already in use (choose another --listen)",
                 "-n zpipe extra": "unexpected argument 'extra'",
             }

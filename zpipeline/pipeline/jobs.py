@@ -304,8 +304,9 @@ class Jobs:
         self._measures.dead += 1
         self._measures.settle.observe([entry.settled_at - entry.accepted_at])
         job_id = make_id(self.ventilator, entry.sequence)
-        reason, where = printable(entry.error), printable_lines(traceback)
-        log.error("job {id} is dead: {reason}\n{traceback}", id=job_id, reason=reason, traceback=where)
+        # a job that killed its workers has no traceback
+        reason, where = printable(entry.error), f"\n{printable_lines(traceback)}" if traceback else ""
+        log.error("job {id} is dead: {reason}{traceback}", id=job_id, reason=reason, traceback=where)
         self._take_off(1, len(entry.body))
 
     # StoreOwner

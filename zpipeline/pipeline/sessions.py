@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from zpipeline import protocol
 from zpipeline.dispatch import GRACE, Dispatcher, Fate
 from zpipeline.entry import Entry, Session
-from zpipeline.errors import ProtocolError
+from zpipeline.errors import ProtocolError, UsageError
 from zpipeline.histogram import Timings
 from zpipeline.inquest import Inquest
 from zpipeline.link import Link, State
@@ -107,7 +107,10 @@ class Sessions:
         :raises UsageError: its address cannot be bound.
         """
         factory = Factory(self._reactor)
-        self._sink = Pull(factory, self._sink_address, self._received)
+        try:
+            self._sink = Pull(factory, self._sink_address, self._received)
+        except UsageError as error:
+            raise UsageError(f"{error} (choose another --sink)") from None
         self._factory = factory
 
     def start(self, workers: Iterable[str], epoch: int) -> None:

@@ -45,7 +45,12 @@ class WebOptions(CommonOptions):
             "The address where workers report; * is a free port. Workers must reach it.",
             address("sink", bound=True),
         ],
-        ["journal", None, DEFAULT_JOURNAL, "The file where accepted jobs are until they are settled."],
+        [
+            "journal",
+            None,
+            None,
+            f"The file where accepted jobs are until they are settled. [default: {DEFAULT_JOURNAL}]",
+        ],
         [
             "journal-sync",
             None,
@@ -103,6 +108,16 @@ class WebOptions(CommonOptions):
         ["no-journal", None, "Keep jobs in memory, for as long as this process lives."],
         ["access-log", None, "Log every request."],
     ]
+
+    def postOptions(self) -> None:
+        """A journal that is named is one that is used."""
+        super().postOptions()
+        if self["journal"] is None:
+            self["journal"] = DEFAULT_JOURNAL
+            return
+        for flag in ("no-journal", "plain"):
+            if self.get(flag):
+                raise UsageError(f"--journal and --{flag} contradict each other: leave one out")
 
 
 class Options(WebOptions):
