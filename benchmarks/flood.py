@@ -14,16 +14,16 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.rig import Rig, free_ports, processor_time
+from benchmarks.rig import Rig, free_ports, processor_time, rounds
 
 
 def measure(scale: float, said: Callable[[str], None]) -> dict[str, float]:
     """Jobs a second by three workers, and by one, and microseconds of that one's processor time for each."""
     jobs = max(10_000, round(400_000 * scale))
     found: dict[str, list[float]] = {"three": [], "one": [], "cost": []}
-    for turn in range(3):
+    for turn in range(times := rounds(scale)):
         for name, workers in (("three", 3), ("one", 1)):
-            said(f"push_many, round {turn + 1} of 3: {name} of the workers")
+            said(f"push_many, round {turn + 1} of {times}: {name} of the workers")
             with Rig() as rig:
                 rig.worker_ports = free_ports(workers)
                 rig.start_workers()

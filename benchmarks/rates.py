@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable
 from shutil import which
 
-from benchmarks.rig import MODES, Rig
+from benchmarks.rig import MODES, Rig, rounds
 
 LOADS = {
     "ab": (["ab", "-q", "-c", "100", "-n"], 10_000, 100, r"Requests per second: +([\d.]+)"),
@@ -22,12 +22,12 @@ def measure(scale: float, said: Callable[[str], None]) -> dict[str, dict[str, fl
     """Requests a second, by mode and load: medians of three rounds, in which all take turns."""
     measured: dict[str, dict[str, list[float]]] = {mode: {} for mode in MODES}
     loads = [name for name in LOADS if which(name)]
-    for turn in range(3):
+    for turn in range(times := rounds(scale)):
         for mode, options in MODES.items():
             with Rig() as rig:
                 rig.start(*options)
                 for load in loads:
-                    said(f"requests, round {turn + 1} of 3: {mode}, {load}")
+                    said(f"requests, round {turn + 1} of {times}: {mode}, {load}")
                     measured[mode].setdefault(load, []).append(_run(load, rig.port, scale))
     return {mode: {load: statistics.median(of) for load, of in loads.items()} for mode, loads in measured.items()}
 

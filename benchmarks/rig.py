@@ -19,6 +19,9 @@ from typing import Any
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n"]
 DISCARD = "zpipeline.handlers:discard"
 
+#: Below this scale nothing is measured: it is to be seen that all of it works, soon.
+TRIAL = 0.1
+
 #: How zpipe-web is run: as it comes, and from memory.
 MODES = {"durable": (), "memory": ("--no-journal",)}
 
@@ -107,6 +110,11 @@ class Rig:
         for job_id in job_ids:
             while self.ask("GET", f"/jobs/{job_id}")["state"] != "done":
                 time.sleep(0.005)
+
+
+def rounds(scale: float) -> int:
+    """How often each is measured, for a median."""
+    return 1 if scale < TRIAL else 3
 
 
 def free_ports(count: int) -> list[int]:
