@@ -153,7 +153,7 @@ def seconds_to_seconds(option: str) -> Callable[[str], tuple[float, float]]:
         except ValueError:
             bounds = -1.0, -1.0
         if not (colon and 0 <= bounds[0] <= bounds[1] and isfinite(bounds[1])):
-            raise usage.UsageError(f"--{option} {text!r} is not FIRST:MAX, two numbers of seconds, MAX no less than FIRST, such as 1:300")
+            raise usage.UsageError(f"--{option} {text!r} is not FIRST:MAX: seconds, MAX no less than FIRST, like 1:300")
         return bounds
 
     return coerce
