@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 
@@ -11,7 +12,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.faults.case import RigCase
 from tests.faults.load import Load, batch, get
-from tests.faults.records import Count
+from tests.faults.records import Count, Record
 from tests.faults.rig import ROUNDS, Process, Rig, ready_workers
 
 FLOOD = [b'"job"'] * 20_000
@@ -126,20 +127,42 @@ class TheArticle(SynchronousTestCase):
 
 
 class TurnsSlow(SynchronousTestCase):
-    """A worker that turns slow in the middle of a flood."""
+    """A worker that turns slow in the middle of a flood has no more than it runs at once, and one job, soon after."""
 
-    def test_it_gives_back_what_it_cannot_run_soon(self) -> None:
-        """With a window of hundreds, and jobs that suddenly take a second: it keeps two, the other has the rest."""
+    def check(self, handler: str, concurrency: int) -> None:
+        """Hundreds stood in its window. What it has now is what it runs while the web side cannot hand out more."""
         with Rig() as rig:
-            workers = [rig.worker() for _ in range(2)]
+            workers = [rig.worker(handler=handler) for _ in range(2)]
             web = rig.web([worker.port for worker in workers])
             rig.until_ready(web, 2)
-            turning, _other = workers
+            turning = workers[0].port
             accepted = batch(web.port, FLOOD)
-            rig.until("the flood flows", lambda: len(rig.record(turning.port).ended) > 5000)
-            (rig.folder / f"record-{turning.port}.slow").touch()
+            rig.until("the flood flows", lambda: len(rig.record(turning).ended) > 5000)
+            (rig.folder / f"record-{turning}.slow").touch()
             turned = time.monotonic()
-            accepted += batch(web.port, FLOOD)
-            # It keeps what it is at and two more, a second each. Hundreds stood in its window: they would take minutes.
-            self.assertEqual(rig.until_all_ran(accepted), Count.all_ran(40_000))
-            self.assertLess(time.monotonic() - turned, 20)
+            for _ in range(2):  # so that there is something to hand out still
+                accepted += batch(web.port, FLOOD)
+            rig.until("the next one has begun", lambda: next_one_has_begun(rig.record(turning), turned))
+            web.signal(signal.SIGSTOP)
+            stopped = time.monotonic()
+            rig.until("it runs nothing more", lambda: time.monotonic() > rig.record(turning).lines[-1].at + 3)
+            had = [line for line in rig.record(turning).lines if line.body is None and line.at > stopped]
+            self.assertLessEqual(len(had), concurrency + 1)
+            web.signal(signal.SIGCONT)
+            count = rig.until_all_ran(accepted)
+            self.assertEqual(count, Count.all_ran(3 * len(FLOOD), count.run_twice))
+
+    def test_once_its_plain_handler_returns(self) -> None:
+        """Until then it can say nothing."""
+        self.check("record", 1)
+
+    def test_within_a_second_with_asynchronous_handlers(self) -> None:
+        """Which take a second: the first of them has just ended."""
+        self.check("record_async", 10)
+
+
+def next_one_has_begun(record: Record, turned: float) -> bool:
+    """Whether a job began after the end of one that had begun in that worker since it turned slow."""
+    slow = {line.job_id for line in record.lines if line.body is not None and line.at > turned}
+    ends = [line.at for line in record.lines if line.body is None and line.job_id in slow]
+    return bool(ends) and any(line.at > ends[0] for line in record.lines if line.body is not None)

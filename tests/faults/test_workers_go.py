@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.case import RigCase
-from tests.faults.load import Load
+from tests.faults.load import Load, batch
 from tests.faults.records import Count, ran_twice
 from tests.faults.rig import ROUNDS, Process, Rig
 
@@ -143,13 +142,15 @@ class OnlyOurs(SynchronousTestCase):
     def test_a_handler_that_blocks_for_five_seconds_is_not_taken_for_dead(self) -> None:
         """With a full window behind it; nothing runs twice, and nobody else gets its jobs meanwhile."""
         with Rig() as rig:
-            worker, other = rig.worker(), rig.worker()
-            web = rig.web([worker.port], "--window=50")
-            rig.until_ready(web, 1)
-            began = time.monotonic()
-            load = Load(web.port, [b"5", *[b"job %d" % n for n in range(49)]]).run(1)
-            self.assertEqual(rig.until_all_ran(load.accepted), Count.all_ran(50))
-            self.assertGreater(time.monotonic() - began, 4.5)
-            self.assertNotIn("trying again", web.log.split("ready (")[1])
-            self.assertEqual(len(rig.record(worker.port).begun), 50)
-            self.assertTrue(other.alive)
+            workers = rig.pool(2)
+            web = rig.web([worker.port for worker in workers], "--window=50")
+            rig.until_ready(web, 2)
+            accepted = batch(web.port, [b"5", *[b"0"] * 99])  # 50 for each
+            self.assertEqual(rig.until_all_ran(accepted), Count.all_ran(100))
+            lines = rig.lines()
+            began, ended = (line.at for line in lines if line.job_id == accepted[0])
+            self.assertGreater(ended - began, 4.5)
+            after = [line for line in lines if line.body is not None and line.at > ended]
+            self.assertEqual(len(after), 49, "what stood behind it did not wait")
+            self.assertEqual(sorted(len(rig.record(worker.port).begun) for worker in workers), [50, 50])
+            self.assertNotIn("trying again", web.log.split("ready (", 2)[2])
