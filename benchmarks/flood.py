@@ -18,16 +18,19 @@ from benchmarks.rig import Rig, free_ports, processor_time, rounds
 
 
 def measure(scale: float, said: Callable[[str], None]) -> dict[str, float]:
-    """Jobs a second by three workers, and by one, and microseconds of that one's processor time for each."""
+    """Jobs a second by three workers, by one, and by three with a fixed window of 1,000; and microseconds of the one
+    worker's processor time for each.
+    """
     jobs = max(10_000, round(400_000 * scale))
-    found: dict[str, list[float]] = {"three": [], "one": [], "cost": []}
+    found: dict[str, list[float]] = {"three": [], "one": [], "fixed": [], "cost": []}
     for turn in range(times := rounds(scale)):
-        for name, workers in (("three", 3), ("one", 1)):
+        for name, workers, window in (("three", 3, None), ("one", 1, None), ("fixed", 3, 1000)):
             said(f"push_many, round {turn + 1} of {times}: {name} of the workers")
             with Rig() as rig:
                 rig.worker_ports = free_ports(workers)
                 rig.start_workers()
-                command = [sys.executable, "-m", "benchmarks.flood", str(jobs), *map(str, rig.worker_ports)]
+                words = [str(word) for word in (jobs, window, *rig.worker_ports)]
+                command = [sys.executable, "-m", "benchmarks.flood", *words]
                 answer = subprocess.run(command, capture_output=True, text=True)
                 if answer.returncode:
                     raise SystemExit(answer.stderr)
@@ -38,13 +41,13 @@ def measure(scale: float, said: Callable[[str], None]) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in found.items()}
 
 
-async def push(jobs: int, ports: list[str]) -> float:
+async def push(jobs: int, window: int | None, ports: list[str]) -> float:
     """How many seconds it takes until all are settled."""
     from twisted.internet import reactor, task
 
     from zpipeline.pipeline import Pipeline
 
-    pipeline = Pipeline(reactor, [f"tcp://127.0.0.1:{port}" for port in ports], journal=None)
+    pipeline = Pipeline(reactor, [f"tcp://127.0.0.1:{port}" for port in ports], journal=None, window=window)
     pipeline.startService()
     while pipeline.ready_workers < len(ports):
         await task.deferLater(reactor, 0.05)
@@ -61,18 +64,18 @@ async def push(jobs: int, ports: list[str]) -> float:
     return took
 
 
-def main(jobs: int, ports: list[str]) -> None:
+def main(jobs: int, window: int | None, ports: list[str]) -> None:
     """The process with the pipeline."""
     from twisted.internet import defer, task
 
     # as zpipe-web does
     gc.freeze()
     gc.set_threshold(10_000)
-    task.react(lambda _: defer.Deferred.fromCoroutine(push(jobs, ports)).addCallback(print))
+    task.react(lambda _: defer.Deferred.fromCoroutine(push(jobs, window, ports)).addCallback(print))
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        main(int(sys.argv[1]), sys.argv[2:])
+        main(int(sys.argv[1]), None if sys.argv[2] == "None" else int(sys.argv[2]), sys.argv[3:])
     else:
         print(measure(1.0, print))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from zpipeline import journal as journal_package
 from zpipeline import memory
 from zpipeline.entry import Entry
 from zpipeline.journal import Journal, writer
+from zpipeline.journal.opening import open_journal
 from zpipeline.store import Facts, Letter, Limits, Selection, Store, Summary, Tried
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +35,26 @@ NOW = 1_700_000_000.0
 LIMITS = Limits(keep=100.0, most_settled=10, most_keys=3, most_result_bytes=100)
 MANY = 1 << 30
 EVERYTHING = Selection()
+
+
+def fill(path: Path, count: int, due: str) -> None:
+    """Make a journal with so many unsettled jobs of 100 bytes, from number 1 on, by SQL: a million in a few seconds.
+
+    :param due: when each is due, an expression of its number, n; NULL: it was not tried yet.
+    """
+    connection, _ = open_journal(str(path))
+    with closing(connection):
+        connection.execute("BEGIN")
+        connection.execute(
+            "INSERT INTO jobs (sequence, accepted_at, due, attempt, error, headers, body) "
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT ?) "
+            f"SELECT n, 1.5, {due}, iif({due} IS NULL, 1, 2), iif({due} IS NULL, NULL, 'no'), "
+            "CAST('{}' AS BLOB), zeroblob(100) FROM n",
+            (count,),
+        )
+        sums = {"pending": count, "pending_bytes": count * 100}
+        connection.executemany("UPDATE meta SET value = ? WHERE name = ?", [(sums[name], name) for name in sums])
+        connection.execute("COMMIT")
 
 
 class Owner:

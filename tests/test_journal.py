@@ -38,6 +38,7 @@ from tests.journal_kit import (
     dead,
     done,
     end,
+    fill,
     job,
     jobs,
     letter,
@@ -1277,18 +1278,7 @@ class ManyTests(JournalCase):
     jobs = 1_000_000
 
     async def test_opening_and_the_first_pages_are_quick(self) -> None:
-        connection, _ = open_journal(str(self.path))
-        connection.execute("BEGIN")
-        connection.execute(
-            "INSERT INTO jobs (sequence, accepted_at, due, headers, body) "
-            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT ?) "
-            "SELECT n, 1.5, iif(n % 2, NULL, ?2 - n), '{}', zeroblob(100) FROM n",
-            (self.jobs, NOW),
-        )
-        connection.execute("UPDATE meta SET value = ? WHERE name = 'pending'", (self.jobs,))
-        connection.execute("UPDATE meta SET value = ? WHERE name = 'pending_bytes'", (self.jobs * 100,))
-        connection.execute("COMMIT")
-        connection.close()
+        fill(self.path, self.jobs, f"iif(n % 2, NULL, {NOW} - n)")
         begun = time.monotonic()
         journal = self.journal()
         opened = journal.open(self.owner)

@@ -98,6 +98,38 @@ class Disk(RigCase):
         self.until_accepting(web)
         self.runs(web, load.accepted)
 
+    def test_a_file_that_is_damaged_where_a_start_does_not_look(self) -> None:
+        """503, naming the file; nothing is handed out of it, nothing repaired, and a copy from before has all jobs."""
+        (worker,) = self.rig.pool(1)
+        worker.end()
+        web = self.rig.web([worker.port], "--journal=journal.sqlite")
+        load = Load(web.port, [b"before"] * 300).run(10)
+        self.assertEqual(web.end(), 0)
+        journal = self.rig.folder / "journal.sqlite"
+        whole = journal.read_bytes()
+        with closing(sqlite3.connect(journal)) as connection:
+            (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'jobs'").fetchone()
+            (size,) = connection.execute("PRAGMA page_size").fetchone()
+        with journal.open("r+b") as file:
+            file.seek((page - 1) * size)
+            file.write(b"\xff" * size)
+        web = self.rig.again(web)
+        self.rig.again(worker)
+        self.rig.until_ready(web, 1)
+        status, detail, _ = self.refused(web)
+        self.assertEqual(status, 503)
+        self.assertIn("the journal journal.sqlite: it is damaged", detail)
+        self.assertIn("restore it from a backup", detail)
+        self.assertEqual(get(web.port, "/health/ready")[0], 503)
+        self.assertEqual(self.rig.lines(), [])
+        web.end()
+        self.assertNotIn("Traceback", web.log)
+        for left in self.rig.folder.glob("journal.sqlite-*"):
+            left.unlink()
+        journal.write_bytes(whole)
+        self.rig.again(web)
+        self.assertEqual(self.rig.until_all_ran(load.accepted), Count.all_ran(300))
+
     def test_a_full_disk_when_the_web_side_is_killed(self) -> None:
         """Nothing that was accepted is lost, though its settlements could not be written."""
         disk = self.rig.disk()

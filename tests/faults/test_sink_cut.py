@@ -86,8 +86,9 @@ class SinkCut(TestCase):
             self.assertGreaterEqual(self.proxy.cut(), 3)
         await self.until(lambda: self.pipeline.pending == 0)
         self.check(ids)
-        # A READY that went down with the last cut is waited for by the ventilator for ten seconds.
-        await self.until(lambda: self.pipeline.ready_workers == 3)
+        # A READY that went down with the last cut is waited for by the ventilator for ten seconds, and as long again
+        # when that comes twice.
+        await self.until(lambda: self.pipeline.ready_workers == 3, 25)
         before = [len(self.rig.record(worker.port).ended) for worker in self.workers]
         await self.pipeline.push_many([b"after %d" % number for number in range(300)])
         await self.until(lambda: self.pipeline.pending == 0)

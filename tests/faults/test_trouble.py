@@ -87,6 +87,8 @@ class Strangers(SynchronousTestCase):
             self.assertEqual(len(accepted), JOBS + 300)
             self.assertEqual(rig.until_all_ran(accepted), Count.all_ran(JOBS + 300))
             self.assertEqual(web.log.count("said once for each host"), 1)
+            if not self.example:  # it does not speak of messages of types that it does not know
+                self.assertEqual(workers[0].log.count("said once for each host"), 1)
             self.assertNotIn("Traceback", web.log + "".join(worker.log for worker in workers))
             rig.until_ready(web, 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -10,7 +11,7 @@ from threading import Event
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.case import RigCase
-from tests.faults.load import Load, status_of
+from tests.faults.load import Load, request, status_of
 from tests.faults.records import Count, ran_twice
 from tests.faults.rig import Process, Rig
 
@@ -63,6 +64,25 @@ class WebGoes(RigCase):
         # What ran twice had not been settled in the journal: a small part, of the last moment before each kill.
         self.assertLess(len(ran_twice(lines)), count.accepted / 4)
 
+    def test_a_request_that_is_sent_again_after_a_kill_is_the_same_job(self) -> None:
+        """By its Idempotency-Key, whether that job had run before or not; with another body it is refused."""
+        web, workers = self.start()
+        done = post_with_key(web, "done", b"job")
+        self.rig.until("it is settled", lambda: status_of(web.port, done)["state"] == "done")
+        for worker in workers:
+            worker.end()
+        waiting = post_with_key(web, "waiting", b"job")
+        web.popen.kill()
+        web.wait()
+        web = self.rig.again(web)
+        self.assertEqual([post_with_key(web, key, b"job") for key in ("done", "waiting")], [done, waiting])
+        status, _, answer = request(web.port, "POST", "/", b"other", "Idempotency-Key: done\r\n")
+        self.assertEqual(status, 422, answer)
+        for worker in workers:
+            self.rig.again(worker)
+        self.assertEqual(self.rig.until_all_ran([done, waiting]), Count.all_ran(2))
+        self.assertEqual(len(self.rig.ended()), 2)
+
     def test_everything_is_killed_at_once_and_started_again(self) -> None:
         """All that was answered 202 runs."""
         web, workers = self.start(seconds=0.002)
@@ -112,6 +132,13 @@ class WebGoes(RigCase):
         accepted, ran = len(load.accepted), sum(self.rig.ended().values())
         self.rig.until("jobs are accepted", lambda: len(load.accepted) > accepted + 200)
         self.rig.until("jobs run", lambda: sum(self.rig.ended().values()) > ran + 100)
+
+
+def post_with_key(web: Process, key: str, body: bytes) -> str:
+    """POST / with that key: the id that it is answered."""
+    status, _, answer = request(web.port, "POST", "/", body, f"Idempotency-Key: {key}\r\n")
+    assert status == 202, answer
+    return str(json.loads(answer)["id"])
 
 
 class WebGoesWithTheExample(WebGoes):
