@@ -169,6 +169,13 @@ class HandingOutTests(Case):
         self.add(4)
         self.assertEqual(self.assign(), {7: [1, 4], 8: [2], 9: [3]})
 
+    def test_a_worker_that_has_nothing_has_room_for_a_run(self) -> None:
+        self.dispatcher = Dispatcher(Policy())
+        self.short(7, run=5)
+        self.add(9)
+        self.assertEqual(self.assign(), {7: [1, 2, 3, 4, 5]})
+        self.assertEqual(self.assign(), {}, "it has more than its window, and gets no other run")
+
     def test_a_worker_says_how_long_jobs_take_there(self) -> None:
         self.dispatcher = Dispatcher(Policy())
         for number in (7, 8):

@@ -216,7 +216,8 @@ class DispatcherMachine(RuleBasedStateMachine):
                 assert not before and self.suspects.issuperset(jobs), "suspects that are not alone"
                 continue
             assert not self.suspects.intersection(held), "sent where suspects are"
-            assert len(held) <= max(1, sizes[session.number]), "more jobs than the window"
+            room = sizes[session.number] if before else max(session.window.run, sizes[session.number])
+            assert len(held) <= room, "more jobs than the window"
             excess = self.bytes_of(held) - max(self.lengths[job] for job in held)
             assert len(held) == 1 or excess < FEW_BYTES, "more bytes than the window"
             ordinary += jobs

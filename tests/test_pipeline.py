@@ -288,6 +288,7 @@ class WorkersComeAndGoTests(PipelineCase):
         timings = Timings()
         timings.run.observe([0.0001] * 20)  # a millisecond has ten of them
         worker.say(State(session, 1, 0, 0, timings))
+        await until(lambda: pipeline.measures.timings.run.total == 20, "that is heard")
         await pipeline.push_many([b""] * 30)
         await worker.has(10)
         await turns()

@@ -958,6 +958,13 @@ class GivingBackTests(Case):
         self.assertEqual(list(rig.origin.results), [1, 2, 3])
         self.assertEqual(rig.origin.given_back, [4, 5])
 
+    def test_what_came_while_a_plain_handler_blocked_is_given_back_unread_as_it_is(self) -> None:
+        rig = self.rig(lambda job: self.pass_time(0.2))
+        rig.owner.late = lambda: rig.runner.add(rig.jobs([2, 3, 4, 5]))  # its socket had these
+        rig.add(1)
+        self.clock.advance(0)
+        self.assertEqual(rig.log[:3], [("done", 1), "report", ("returned", [4, 5])])
+
     def test_what_is_given_back_is_not_run(self) -> None:
         handler = AwaitedHeld()
         rig = self.rig(handler, concurrency=1)

@@ -226,11 +226,6 @@ class RunTests(unittest.SynchronousTestCase):
             self.assertEqual(window.run, MAX_RUN)
         self.assertEqual(MAX_RUN, 250)
 
-    def test_a_worker_that_has_long_been_idle_has_room_for_a_run(self) -> None:
-        window = Window(1)
-        window.took(0.0001)
-        self.assertEqual(window.size(1000.0), 10)
-
     def test_it_is_one_again_when_the_worker_gives_back(self) -> None:
         window = Window(1)
         window.took(0.0001)

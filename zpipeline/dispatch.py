@@ -8,7 +8,7 @@ The rules that this module keeps:
    where all say that they do several in a millisecond, that many: a run. While no window is full, the counts of any
    stretch of jobs differ by one run at most between workers.
 2. A window is a number of jobs (`zpipeline.window`) and of bytes (`WINDOW_BYTES`, or one job more); a worker that has
-   nothing in flight always has room for one job.
+   nothing in flight always has room for a run.
 3. No worker has room: jobs wait, in the order of their acceptance.
 4. A session is lost: its jobs wait for the verdict on its process. If that is not proven dead, they go back to the
    front, in order. If it is, they are suspects (`zpipeline.suspects`): each group alone on one worker, on the
@@ -436,7 +436,7 @@ def _room(session: Session, now: float) -> int:
     if in_flight and session.bytes >= WINDOW_BYTES:
         return 0
     room = session.window.size(now) - in_flight
-    return room if in_flight else max(1, room)
+    return room if in_flight else max(session.window.run, room)
 
 
 def _shares(jobs: list[Entry], run: int, workers: int) -> list[list[Entry]]:

@@ -238,7 +238,7 @@ class Runner:
         results: list[Any] = []
         begun_at: list[float] = []
         took: list[float] = []
-        now = monotonic()
+        now = slice_began_at = monotonic()
         deadline = now + SLICE
         try:
             while self._backlog and self._busy < self.concurrency and now <= deadline:
@@ -265,6 +265,8 @@ class Runner:
             self._in_slice = False
             self._done(done, results, begun_at, took)
         self._report()
+        if now >= slice_began_at + PATIENCE:
+            self._give_back(at_once=True)  # what has come meanwhile is not read yet, and has waited all the same
         self._go_on()
         if self.idle:
             self._owner.became_idle()
@@ -376,11 +378,13 @@ class Runner:
             return 0  # nothing will be begun here until one of them ends, if ever
         return max(0, self.concurrency + 1 - self._busy)
 
-    def _give_back(self) -> None:
-        if not self._backlog:
-            return
-        if monotonic() < max(self._backlog[0].delivery.received_at + PATIENCE, self._patient_until):
-            return
+    def _give_back(self, *, at_once: bool = False) -> None:
+        """Give back what is too much, if the first that waits has no patience left, or at once."""
+        if not at_once:
+            if not self._backlog:
+                return
+            if monotonic() < max(self._backlog[0].delivery.received_at + PATIENCE, self._patient_until):
+                return
         self._owner.before_giving_back()
         keep = self._keep()
         kept: deque[Job] = deque()

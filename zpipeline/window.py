@@ -7,8 +7,6 @@ By Little's law, what is in flight is throughput times latency. So the window is
 - concurrency + 1 and one and a half times what is under way: of the jobs that the worker settles in one round trip,
   `concurrency` are running at any time, and the others are on a wire. This is what counts where the way is long;
 
-- a run (see `Window.run`);
-
 and never more than `MAX_WINDOW` jobs. Beyond concurrency + 1 it at most doubles each round trip, so that one lucky
 burst does not fill a worker that is slow. A do-nothing handler thus gets thousands at a time, and one that takes a
 second gets two.
@@ -87,7 +85,7 @@ class Window:
         if self._fixed is not None:
             return self._fixed
         least = min(self.concurrency + 1, MAX_WINDOW)
-        self._size = max(least, self.run, min(self._size, self._wanted(now)))
+        self._size = max(least, min(self._size, self._wanted(now)))
         if self._size > 2 * least:
             self._queued = 0
         return least - 1 if self._size == least and self._queued > _MAX_QUEUED else self._size
