@@ -332,7 +332,6 @@ class TroubleTests(CommandTestCase):
             b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\nnull",
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\x1b",
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{}",
         ):
             Scripted.says = says
             for arguments in (["list"], ["show", "a"], ["retry", "--all"]):
@@ -343,8 +342,16 @@ class TroubleTests(CommandTestCase):
                 self.assertTrue(outcome.err.startswith(start), outcome.err)
                 self.assertTrue(outcome.err.removesuffix("\n").isprintable())
 
+    async def test_who_answers_hangs_up_before_its_end(self) -> None:
+        port = reactor.listenTCP(0, Factory.forProtocol(Scripted), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        Scripted.says = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{}"
+        url = url_of(port.getHost().port)
+        outcome = await deferToThread(run, "list", f"--url={url}")
+        self.assertEqual(outcome.err, f"zpipe dead list: {url} has hung up in the middle of an answer\n")
+
     async def test_nobody_answers(self) -> None:
-        self.patch(client, "ANSWER", 0.2)
+        self.patch(client.DeadLetters, "patience", 0.2)
         self.pipeline.held = []
         await self.assert_fails(f"{self.url} does not answer", "list")
 

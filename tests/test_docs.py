@@ -41,6 +41,7 @@ from zpipeline.dead import command as dead
 from zpipeline.demo import command as demo
 from zpipeline.handlers import Handler, find_handler
 from zpipeline.link import State
+from zpipeline.look import status, top
 from zpipeline.tap import all as zpipe
 from zpipeline.tap import web, worker
 
@@ -506,7 +507,7 @@ def imports_of(path: Path) -> set[str]:
 def commands_of(text: str) -> Iterator[list[str]]:
     """The commands of ours in a block, as lists of words."""
     for line in text.splitlines():
-        match = re.search(r"(?:^|^\$ |/)((?:twistd|zpipe (?:demo|dead)) [^|]*)", line)
+        match = re.search(r"(?:^|^\$ |/)((?:twistd|zpipe (?:demo|dead|status|top))(?: [^|]*|$))", line)
         if match:
             yield shlex.split(match[1], comments=True)
 
@@ -533,9 +534,9 @@ def long_options(options: Options) -> set[str]:
 
 
 def zpipe_options() -> set[str]:
-    """Those of zpipe demo and zpipe dead."""
+    """Those of the zpipe command."""
     names: set[str] = set()
-    for command in (demo, dead):
+    for command in (demo, dead, status, top):
         parser = ArgumentParser()
         command.add_arguments(parser)
         names |= options_in(parser)

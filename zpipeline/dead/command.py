@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
-from io import TextIOWrapper
 from shutil import get_terminal_size
 
-from zpipeline.dead.client import NoLetter, Web, WebError
+from zpipeline.console import add_url, complain, run_on_console
+from zpipeline.dead.client import DeadLetters, NoLetter
 from zpipeline.dead.text import description, table
-from zpipeline.errors import UsageError
-from zpipeline.text import printable
 
 SUMMARY = "list, show, retry and drop dead letters: jobs that zpipe-web has given up"
-
-DEFAULT_URL = "http://127.0.0.1:4567"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,14 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     def command(name: str, summary: str, act: Callable[[ArgumentParser, Namespace], int]) -> ArgumentParser:
         subparser: ArgumentParser = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
-        subparser.add_argument(
-            "--url",
-            dest="web",
-            metavar="URL",
-            type=_web,
-            default=DEFAULT_URL,
-            help="where zpipe-web serves [%(default)s]",
-        )
+        add_url(subparser, DeadLetters)
         subparser.set_defaults(parser=subparser, act=act)
         return subparser
 
@@ -61,20 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(parser: ArgumentParser, arguments: Namespace) -> int:
     """Do what is asked for: the exit status."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
-    try:
-        status: int = arguments.act(parser, arguments)
-        sys.stdout.flush()
-    except WebError as error:
-        _complain(parser, error)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # whoever reads this has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it ends
-        return 128 + signal.SIGPIPE
-    return status
+    return run_on_console(parser, lambda: arguments.act(parser, arguments))
 
 
 def _list(parser: ArgumentParser, arguments: Namespace) -> int:
@@ -126,22 +100,11 @@ def _for_each(parser: ArgumentParser, ids: list[str], act: Callable[[str], None]
                 act(job_id)
                 count += 1
             except NoLetter as error:
-                _complain(parser, error)
+                complain(parser, error)
     finally:  # those that were done before something went wrong are
         if count:
             print(f"{count} {done}")
     return 0 if count == len(ids) else 1
-
-
-def _complain(parser: ArgumentParser, error: WebError) -> None:
-    print(f"{parser.prog}: {printable(str(error))}", file=sys.stderr)
-
-
-def _web(url: str) -> Web:
-    try:
-        return Web(url)
-    except UsageError as error:
-        raise ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

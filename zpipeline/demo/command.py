@@ -5,15 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from zpipeline.console import tidy_end
 from zpipeline.demo.errors import DemoError
 from zpipeline.demo.experiment import Plan, run_experiment
 from zpipeline.demo.fault import Fault
@@ -66,7 +64,7 @@ def run(parser: ArgumentParser, arguments: Namespace) -> int:
         parser.error(f"--fault {plan.fault.value} takes at least 2 workers: one has to be left")
     console = Console()
     try:
-        with _tidy_end(), TemporaryDirectory(prefix="zpipe-demo-") as scratch, _progress_bar(console) as progress:
+        with tidy_end(), TemporaryDirectory(prefix="zpipe-demo-") as scratch, _progress_bar(console) as progress:
             bar = progress.add_task("", total=plan.requests)
             result = run_experiment(
                 plan,
@@ -92,21 +90,6 @@ def _progress_bar(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
-
-
-@contextmanager
-def _tidy_end() -> Iterator[None]:
-    """Have what usually ends a process at once unwind it, as Ctrl-C does."""
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def _positive(text: str) -> int:
