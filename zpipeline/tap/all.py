@@ -12,7 +12,7 @@ from zpipeline.handlers import find_handler
 from zpipeline.tap.options import whole
 from zpipeline.tap.processes import Workers
 from zpipeline.tap.services import in_order
-from zpipeline.tap.web import WebOptions, is_clean, make_web, waits
+from zpipeline.tap.web import WebOptions, is_clean, make_web, notifier, waits
 from zpipeline.tap.worker import HANDLER_PARAMETERS
 
 
@@ -45,10 +45,11 @@ def makeService(options: Options) -> IService:
     except UsageError as error:
         options.refuse(error, "see --handler")
     pipeline, listener = make_web(options, reactor, [f"tcp://127.0.0.1:{port}" for port in ports], plain=False)
+    notify = notifier(reactor, pipeline)  # before the workers' environments are made
     workers = Workers(reactor, on_console=options.logs_to_console)
     for port in ports:
         workers.add(
             port,
             *(f"--{name}={options[name]}" for name in ("handler", "concurrency", "threads", "drain")),
         )
-    return in_order(reactor, waits(options), workers, pipeline, listener, is_clean=is_clean(pipeline))
+    return in_order(reactor, waits(options), notify, workers, pipeline, listener, is_clean=is_clean(pipeline))

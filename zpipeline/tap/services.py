@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from zpipeline.errors import UsageError
+from zpipeline.tap.notify import Notifier
 
 #: Signals within so many seconds of the first are one asking: timeout(1), for one, sends two.
 _ONE_ASKING = 0.5
@@ -44,13 +45,15 @@ class InOrder(MultiService):
     The exit status is 0 then, unless what they leave is not clean.
 
     :param waits: for what stopping waits, for the log.
+    :param notifier: is told when all have started, and when they are stopped.
     :param is_clean: asked when all have ended.
     """
 
-    def __init__(self, reactor: Any, waits: str, is_clean: Callable[[], bool]) -> None:
+    def __init__(self, reactor: Any, waits: str, notifier: Notifier, is_clean: Callable[[], bool]) -> None:
         super().__init__()
         self._reactor = reactor
         self._waits = waits
+        self._notifier = notifier
         self._is_clean = is_clean
         self._asked_at: float | None = None
 
@@ -59,10 +62,12 @@ class InOrder(MultiService):
         super().startService()
         self._reactor.callWhenRunning(self._watch_signals)
         self._reactor.callWhenRunning(_collect_less)
+        self._reactor.callWhenRunning(self._notifier.ready)
 
     def stopService(self) -> Deferred[None]:
         """Stop all of them."""
         Service.stopService(self)
+        self._notifier.stopping(f"leaving: waits {self._waits}")
         log.info("leaving: waits {waits}; asked again (SIGINT or SIGTERM) it leaves at once", waits=self._waits)
         return Deferred.fromCoroutine(self._stop())
 
@@ -178,9 +183,11 @@ def _with_backlog(description: str) -> str:
     return description if has_its_own else f"{description}:backlog={_BACKLOG}"
 
 
-def in_order(reactor: Any, waits: str, *services: IService, is_clean: Callable[[], bool] = lambda: True) -> InOrder:
+def in_order(
+    reactor: Any, waits: str, notifier: Notifier, *services: IService, is_clean: Callable[[], bool] = lambda: True
+) -> InOrder:
     """The services, to be started in this order. See `InOrder`."""
-    together = InOrder(reactor, waits, is_clean)
+    together = InOrder(reactor, waits, notifier, is_clean)
     for service in services:
         service.setServiceParent(together)
     return together

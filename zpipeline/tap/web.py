@@ -24,6 +24,7 @@ from zpipeline.pipeline import (
 from zpipeline.retries import MAX_ATTEMPTS
 from zpipeline.sockets import MAX_FRAME
 from zpipeline.tap.eof import leave_at_eof
+from zpipeline.tap.notify import Notifier
 from zpipeline.tap.options import UNTIL_EOF, address, one_of, seconds, seconds_to_seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
@@ -186,12 +187,24 @@ def is_clean(pipeline: Pipeline) -> Callable[[], bool]:
     return lambda: not pipeline.left_undone
 
 
+def notifier(reactor: Any, pipeline: Pipeline) -> Notifier:
+    """Tells systemd how the pipeline does."""
+
+    def status() -> str:
+        if pipeline.trouble is not None:
+            return f"nothing is accepted: {pipeline.trouble}"
+        return f"{pipeline.ready_workers} workers ready, {pipeline.pending} jobs not settled"
+
+    return Notifier(reactor, status)
+
+
 def makeService(options: Options) -> IService:
     """The service of zpipe-web."""
     from twisted.internet import reactor
 
     workers = options["workers"] or list(DEFAULT_WORKERS)
-    services = make_web(options, reactor, workers, bool(options["plain"]))
+    pipeline, listener = make_web(options, reactor, workers, bool(options["plain"]))
     if options["until-eof"]:
         leave_at_eof(reactor)
-    return in_order(reactor, waits(options), *services, is_clean=is_clean(services[0]))
+    notify = notifier(reactor, pipeline)
+    return in_order(reactor, waits(options), notify, pipeline, listener, is_clean=is_clean(pipeline))

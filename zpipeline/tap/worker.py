@@ -9,7 +9,8 @@ from zpipeline.errors import UsageError
 from zpipeline.handlers import find_handler
 from zpipeline.metrics import Exposition, WorkerCollector
 from zpipeline.tap.eof import leave_at_eof
-from zpipeline.tap.metrics import make_metrics_site
+    notify = Notifier(reactor, lambda: f"handler {options['handler']} at {worker.address}")
+    return in_order(reactor, waits, notify, *services)
 from zpipeline.tap.options import UNTIL_EOF, seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
@@ -87,4 +88,5 @@ def makeService(options: Options) -> IService:
     if options["until-eof"]:
         leave_at_eof(reactor)
     waits = f"until the jobs that are here have run, for {options['drain']:g} seconds at most"
-    return in_order(reactor, waits, *services)
+    notify = Notifier(reactor, lambda: f"handler {options['handler']} at {worker.address}")
+    return in_order(reactor, waits, notify, *services)
