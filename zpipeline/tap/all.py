@@ -46,7 +46,7 @@ def makeService(options: Options) -> IService:
         options.refuse(error, "see --handler")
     pipeline, listener = make_web(options, reactor, [f"tcp://127.0.0.1:{port}" for port in ports], plain=False)
     notify = notifier(reactor, pipeline)  # before the workers' environments are made
-    workers = Workers(reactor, on_console=options.logs_to_console)
+    workers = Workers(reactor, on_console=options.logs_to_console, as_json=bool(options["log-json"]))
     for port in ports:
         workers.add(
             port,

@@ -10,12 +10,17 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from twisted.scripts.twistd import run
 from zope.interface import directlyProvides
 
+from zpipeline.tap import jsonlog
+
 #: Exit status of a worker that could not start, and has said why.
 REFUSED = os.EX_CONFIG
 
 #: In the environment: the name under which it writes to a console that it shares. Without it, nothing is added to
 #: its log: then who reads it knows who speaks, and when.
 LOG_NAME = "ZPIPE_LOG_NAME"
+
+#: What it is told to log JSON by, as plugins are.
+LOG_JSON = "--log-json"
 
 #: Who tells of starting and stopping: what is known already.
 _KNOWN = ("twisted.scripts.", "twisted.internet.base", "zpipeline.tap.services")
@@ -26,14 +31,19 @@ def main() -> None:
     # A process group of its own: signals that a terminal, or kill(1), sends to a whole group are for who started it
     # to deal with, in order. And when that one is gone, the system hangs up on a group that is stopped.
     os.setpgid(0, 0)
-    logger = f"--logger={__name__}.observer"
-    sys.argv = ["twistd", "--nodaemon", logger, "zpipe-worker", "--until-eof", *sys.argv[1:]]
+    options = sys.argv[1:]
+    make_observer = observer
+    if LOG_JSON in options:  # which plugins take for themselves: this logger takes its place
+        options.remove(LOG_JSON)
+        make_observer = json_observer
+    logger = f"--logger={__name__}.{make_observer.__name__}"
+    sys.argv = ["twistd", "--nodaemon", logger, "zpipe-worker", "--until-eof", *options]
     try:
         run()
     except SystemExit as end:
         if not isinstance(end.code, str):
             raise
-        Logger(observer=observer()).error("cannot start, is tried again: {why}", why=end.code)
+        Logger(observer=make_observer()).error("cannot start, is tried again: {why}", why=end.code)
         sys.exit(REFUSED)
 
 
@@ -43,7 +53,7 @@ def observer() -> ILogObserver:
     console = sys.stdout  # not later: twistd then makes a log of it
 
     def write(event: LogEvent) -> None:
-        if event.get("log_level") is LogLevel.info and event.get("log_namespace", "").startswith(_KNOWN):
+        if _is_known(event):
             return
         if name is None:
             text: str | None = formatEvent(event) + "\n"
@@ -55,3 +65,20 @@ def observer() -> ILogObserver:
 
     directlyProvides(write, ILogObserver)
     return cast(ILogObserver, write)
+
+
+def json_observer() -> ILogObserver:
+    """Writes JSON to stdout, under its name; for ``twistd --logger``."""
+    name = os.environ.get(LOG_NAME)
+    console = jsonlog.json_observer(sys.stdout)
+
+    def write(event: LogEvent) -> None:
+        if not _is_known(event):
+            console({**event, "log_system": name})
+
+    directlyProvides(write, ILogObserver)
+    return cast(ILogObserver, write)
+
+
+def _is_known(event: LogEvent) -> bool:
+    return event.get("log_level") is LogLevel.info and event.get("log_namespace", "").startswith(_KNOWN)

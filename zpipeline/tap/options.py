@@ -12,6 +12,7 @@ from twisted.python import usage
 from zpipeline._version import __version__
 from zpipeline.addresses import parse_address
 from zpipeline.errors import UsageError
+from zpipeline.tap.jsonlog import log_as_json
 
 #: For the `optFlags` of those who call `zpipeline.tap.eof.leave_at_eof`.
 UNTIL_EOF = [
@@ -19,6 +20,9 @@ UNTIL_EOF = [
     None,
     "Leave when standard input ends, within 5 seconds, and not at SIGINT: for who starts it as a child process.",
 ]
+
+#: For the `optFlags` of all.
+LOG_JSON = ["log-json", None, "Log lines are JSON, an object a line."]
 
 
 class Options(usage.Options):
@@ -29,6 +33,8 @@ class Options(usage.Options):
     synopsis = "[options]"
     parent: Any
     longdesc: str | None
+    #: Whether the log is what the console shows.
+    logs_to_console = False
 
     def parseOptions(self, options: list[str] | None = None) -> None:
         """Read the command line."""
@@ -54,6 +60,14 @@ class Options(usage.Options):
         if self.get("until-eof") and not self.in_foreground:
             raise usage.UsageError("--until-eof needs twistd's -n: a daemon has no standard input")
 
+        self.logs_to_console = self._logs_to_console()
+        if self["log-json"]:
+            if self.parent["syslog"] or self.parent["logger"]:
+                raise usage.UsageError("--log-json goes to the console or to --logfile, not to --syslog or --logger")
+            if self.parent["logfile"] == "-" and not self.in_foreground:
+                raise usage.UsageError("a daemon has no console to log to: name a file with --logfile")
+            log_as_json(self.parent)
+
     def opt_version(self) -> NoReturn:
         """Display zpipeline's version and exit."""
         print(f"zpipeline {__version__}")
@@ -64,9 +78,7 @@ class Options(usage.Options):
         """Whether twistd was told -n."""
         return bool(self.parent["nodaemon"] or self.parent["debug"])
 
-    @property
-    def logs_to_console(self) -> bool:
-        """Whether the log is what the console shows."""
+    def _logs_to_console(self) -> bool:
         elsewhere = self.parent["syslog"] or self.parent["logger"] or self.parent["logfile"] not in (None, "-")
         return self.in_foreground and not elsewhere
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -11,15 +12,20 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 from twisted.runner.procmon import LoggingProtocol, ProcessMonitor
 
-from zpipeline.tap.child import LOG_NAME, REFUSED
+from zpipeline.tap.child import LOG_JSON, LOG_NAME, REFUSED
+from zpipeline.tap.jsonlog import LINE
 
 _COMMAND = [sys.executable, "-c", "from zpipeline.tap.child import main; main()"]
+
+#: In bytes: a traceback, or what a handler logs, may be long.
+_LONGEST_LINE = 1 << 24
 
 
 class Workers(ProcessMonitor):
     """Worker processes on this machine, that are started again when they die, and end when this process does.
 
     :param on_console: they write to this process's console themselves; else what they write goes into its log.
+    :param as_json: they write JSON, an object a line.
     """
 
     #: A worker is asked to leave only when nothing is in flight: what holds it up then is a handler that nobody
@@ -28,15 +34,19 @@ class Workers(ProcessMonitor):
     threshold = 10
     maxRestartDelay = 10
 
-    def __init__(self, reactor: Any, *, on_console: bool) -> None:
+    def __init__(self, reactor: Any, *, on_console: bool, as_json: bool = False) -> None:
         super().__init__(reactor)
         self._on_console = on_console
+        self._as_json = as_json
         self._ends: dict[str, Deferred[None]] = {}
 
     def add(self, port: int, *options: str) -> None:
         """Have a worker on that port."""
         name = f"worker {port}"
-        env = {**os.environ, LOG_NAME: name} if self._on_console else dict(os.environ)
+        named = self._on_console or self._as_json
+        env = {**os.environ, LOG_NAME: name} if named else dict(os.environ)
+        if self._as_json:
+            options = (LOG_JSON, *options)
         self.addProcess(name, [*_COMMAND, f"--port={port}", *options], env=env)
 
     def startProcess(self, name: str) -> None:
@@ -47,6 +57,7 @@ class Workers(ProcessMonitor):
         watcher = _Watcher()
         watcher.service = self
         watcher.name = name
+        watcher.as_json = self._as_json
         self.protocols[name] = watcher
         self.timeStarted[name] = self._clock.seconds()
         self._ends[name] = watcher.ended
@@ -60,8 +71,26 @@ class Workers(ProcessMonitor):
 
 
 class _Watcher(LoggingProtocol):
+    as_json = False
+
     def __init__(self) -> None:
         self.ended: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if self.as_json:
+            self._output.lineReceived = self._line_came  # type: ignore[method-assign]
+        self._output.MAX_LENGTH = self._error.MAX_LENGTH = _LONGEST_LINE
+
+    def _line_came(self, line: bytes) -> None:
+        try:
+            is_object = isinstance(json.loads(line), dict)
+        except ValueError:
+            is_object = False
+        if is_object:
+            self.service.log.info("{line}", line=line, **{LINE: line.decode()})
+        else:
+            type(self._output).lineReceived(self._output, line)
 
     def outReceived(self, data: bytes) -> None:
         super().outReceived(data)

@@ -25,7 +25,7 @@ from zpipeline.retries import MAX_ATTEMPTS
 from zpipeline.sockets import MAX_FRAME
 from zpipeline.tap.eof import leave_at_eof
 from zpipeline.tap.notify import Notifier
-from zpipeline.tap.options import UNTIL_EOF, address, one_of, seconds, seconds_to_seconds, whole
+from zpipeline.tap.options import LOG_JSON, UNTIL_EOF, address, one_of, seconds, seconds_to_seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.web import make_site
@@ -108,6 +108,7 @@ class WebOptions(CommonOptions):
     optFlags = [
         ["no-journal", None, "Keep jobs in memory, for as long as this process lives."],
         ["access-log", None, "Log every request."],
+        LOG_JSON,
     ]
 
     def postOptions(self) -> None:

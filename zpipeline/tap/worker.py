@@ -9,9 +9,9 @@ from zpipeline.errors import UsageError
 from zpipeline.handlers import find_handler
 from zpipeline.metrics import Exposition, WorkerCollector
 from zpipeline.tap.eof import leave_at_eof
-    notify = Notifier(reactor, lambda: f"handler {options['handler']} at {worker.address}")
-    return in_order(reactor, waits, notify, *services)
-from zpipeline.tap.options import UNTIL_EOF, seconds, whole
+from zpipeline.tap.metrics import make_metrics_site
+from zpipeline.tap.notify import Notifier
+from zpipeline.tap.options import LOG_JSON, UNTIL_EOF, seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.window import MAX_WINDOW
@@ -59,7 +59,7 @@ class Options(CommonOptions):
         ],
         ["drain", None, DRAIN, "For how many seconds leaving waits for the jobs that are here.", seconds("drain")],
     ]
-    optFlags = [UNTIL_EOF]
+    optFlags = [LOG_JSON, UNTIL_EOF]
 
 
 def makeService(options: Options) -> IService:
