@@ -98,7 +98,7 @@ class MetricTests(SynchronousTestCase):
         expressions = [*rule_expressions(), *dashboard_expressions()]
         self.assertGreater(len(expressions), 20)
         for expression in expressions:
-            used = {name: labels for name, labels in selectors(expression)}
+            used = dict(selectors(expression))
             self.assertTrue(used, expression)
             known = set().union(*(exposed.get(name, set()) for name in used)) | ADDED
             for name, labels in used.items():

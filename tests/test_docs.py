@@ -417,7 +417,7 @@ class PageTests(SynchronousTestCase):
                     self.fail(f"{name} is no option of {shlex.join(words)}")
 
     def test_every_option_that_a_page_names_exists(self) -> None:
-        known = {"--reactor", "--pidfile", "--logfile", "--python", "--nodaemon", "--help"}
+        known = {"--reactor", "--pidfile", "--logfile", "--logger", "--syslog", "--python", "--nodaemon", "--help"}
         for options in (web.Options(), worker.Options(), zpipe.Options(), zpipe_options()):
             known |= long_options(options) if isinstance(options, Options) else options
         for page in PAGES:

@@ -23,7 +23,8 @@ from attrs import define
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.faults.rig import Rig, free_port
+from tests.faults.load import Load
+from tests.faults.rig import Process, Rig, free_port
 from tests.look_kit import STATS, FakeWeb, absent, lost, worker
 from zpipeline import cli
 from zpipeline.look import figures
@@ -386,8 +387,52 @@ class TopTests(FakeCase):
 
 
 class WholeTests(SynchronousTestCase):
-    """On a real pipeline."""
+    """On a pipeline that runs."""
 
     def setUp(self) -> None:
         self.rig = Rig().__enter__()
         self.addCleanup(self.rig.close)
+
+    def status(self, web: Process) -> tuple[object, dict[str, Any]]:
+        outcome = run("status", "--json", f"--url=http://127.0.0.1:{web.port}")
+        return outcome.status, json.loads(outcome.out)
+
+    def test_status_says_what_the_pipeline_does(self) -> None:
+        one, two = self.rig.pool(2)
+        web = self.rig.web([one.port, two.port])
+        self.rig.until_ready(web, 2)
+        self.rig.until_all_ran(Load(web.port, [b""] * 100).run(5).accepted)
+        self.rig.until("all is settled", lambda: self.status(web)[1]["stats"]["done"] == 100)
+        status, shown = self.status(web)
+        self.assertEqual((status, shown["status"], shown["stats"]["accepted"]), (0, "ready", 100))
+        self.assertEqual({worker["address"] for worker in shown["workers"]}, {address(one), address(two)})
+        self.assertIn("ready", run("status", f"--url=http://127.0.0.1:{web.port}").out)
+        one.signal(signal.SIGKILL)
+        two.signal(signal.SIGKILL)
+        self.rig.until("both are lost", lambda: self.status(web)[1]["stats"]["ready_workers"] == 0)
+        status, shown = self.status(web)
+        self.assertEqual((status, shown["status"]), (1, "no-worker"))
+        self.assertEqual([worker["state"] for worker in shown["workers"]], ["lost", "lost"])
+
+    def test_top_shows_that_a_worker_is_killed_and_that_the_web_comes_back(self) -> None:
+        one, two = self.rig.pool(2)
+        web = self.rig.web([one.port, two.port])
+        self.rig.until_ready(web, 2)
+        terminal = Terminal("top", f"--url=http://127.0.0.1:{web.port}")
+        self.addCleanup(terminal.close)
+        terminal.until(lambda shown: "127.0.0.1" in shown and "ready workers" in shown)
+        self.rig.until_all_ran(Load(web.port, [b""] * 1234).run(5).accepted)
+        terminal.until(lambda shown: "1,234" in shown)
+        two.signal(signal.SIGKILL)
+        terminal.until(lambda shown: re.search(rf"127.0.0.1:{two.port} lost for", shown))
+        web.end()
+        terminal.until(lambda shown: "no answer" in shown and "Connection refused" in shown)
+        before = len(terminal.shown)
+        self.rig.again(web)
+        terminal.until(lambda shown: re.search(rf"127.0.0.1:{one.port} \S*ready ", shown[before:]))
+        terminal.type(b"\x03")
+        self.assertEqual(terminal.process.wait(30), 0)
+
+
+def address(worker: Process) -> str:
+    return f"tcp://127.0.0.1:{worker.port}"
