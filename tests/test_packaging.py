@@ -84,7 +84,7 @@ class PackagingTests(SynchronousTestCase):
     def environment(self) -> Environment:
         return Environment(Path(self.mktemp()).absolute())
 
-    def test_a_wheel_brings_every_module_one_file_of_plugins_and_commands_that_start(self) -> None:
+    def test_a_wheel_brings_every_module_the_page_one_file_of_plugins_and_commands_that_start(self) -> None:
         environment = self.environment()
         environment.pip("install", "--no-compile", "zpipeline")
 
@@ -98,6 +98,11 @@ class PackagingTests(SynchronousTestCase):
         self.assertEqual(
             {name for name in names if name.endswith(".py")}, modules | {"twisted/plugins/zpipeline_plugins.py"}
         )
+        pages = {str(path.relative_to(PROJECT)) for path in (PROJECT / "zpipeline/web/ui").iterdir()}
+        self.assertIn("zpipeline/web/ui/index.html", pages)
+        self.assertLessEqual(pages, set(names))
+        script = "from zpipeline.web.page import find; assert find('index.html') and find('chart.js')"
+        environment.run("python", "-c", script)
 
     def test_uninstalling_leaves_twisted_whole(self) -> None:
         environment = self.environment()

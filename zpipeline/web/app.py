@@ -18,12 +18,12 @@ from zpipeline import metrics
 from zpipeline.errors import JobDead, NotSettled, ResultGone
 from zpipeline.job import DeadLetter, DeadLetterSummary, JobStatus, parse_id
 from zpipeline.metrics import Exposition, PipelineCollector
-from zpipeline.web import observe
+from zpipeline.web import observe, page
 from zpipeline.web.batch import MAX_JOBS, job_of
 from zpipeline.web.idempotency import HEADER, key_of, refuse_key
 from zpipeline.web.observe import Events, stats_of, workers_of
 from zpipeline.web.prefer import wait_of
-from zpipeline.web.problems import Problem, problem_of, too_large, unknown_job
+from zpipeline.web.problems import Problem, nothing_here, problem_of, too_large, unknown_job
 from zpipeline.web.query import parameters, whole
 from zpipeline.web.request import Request, unexpected
 
@@ -256,6 +256,18 @@ class App:
         elif not pipeline.accepting:
             answer["status"] = "full"
         return request.answer(200 if answer["status"] == "ready" else 503, answer)
+
+    @app.route("/ui", methods=["GET"])
+    def page(self, request: Request) -> bytes:
+        return self.file_of_page(request, page.START)
+
+    @app.route("/ui/<name>", methods=["GET"])
+    def file_of_page(self, request: Request, name: str) -> bytes:
+        file = page.find(name)
+        if file is None:
+            raise nothing_here()
+        status, content, headers = file.answer_to(request.values(b"accept-encoding"), request.values(b"if-none-match"))
+        return request.answer_bytes(status, content, headers, file.content_type)
 
     def failed(self, request: Request, failure: Failure) -> bytes:
         """The answer to a request whose route raised this."""

@@ -266,7 +266,7 @@ class Request(server.Request):
         if self.site.pipeline.draining:
             self.channel.end_after_answer()
         lines = self._first_lines(status, headers)
-        if status != 204:
+        if status not in (204, 304):
             lines.append(b"Content-Type: %b\r\nContent-Length: %d\r\n" % (content_type, len(body)))
         lines.append(b"\r\n")
         self.code = status

@@ -1,0 +1,76 @@
+// A row for each worker.
+
+import { at, keep, make, mark, show } from "./dom.js";
+import { count, iso, moment, NOTHING, percent, rate, short, span, took } from "./format.js";
+import { colour } from "./throughput.js";
+
+const TONES = { connecting: "unknown", ready: "good", leaving: "warn", lost: "bad" };
+
+const FIGURES = [
+  ["rate", "Jobs a second", (worker) => rate(worker.rate)],
+  ["share", "Share", null],
+  ["in_flight", "In flight", (worker) => room(worker)],
+  ["done", "Done", (worker) => count(worker.done)],
+  ["failed", "Failed", (worker) => count(worker.failed)],
+  ["returned", "Returned", (worker) => count(worker.returned)],
+  ["start", "To start, p50 / p99", (worker) => pair(worker.latency?.start)],
+  ["run", "Run, p50 / p99", (worker) => pair(worker.latency?.run)],
+];
+
+/** Show the workers of a snapshot. */
+export function showWorkers({ stats, workers }) {
+  keep(at("worker-rows"), workers, (worker) => worker.address, create, (row, worker, index) =>
+    update(row, worker, index, stats.time));
+}
+
+function create(worker) {
+  const name = make("th", { scope: "row", role: "rowheader" },
+    make("span", { class: "swatch" }), make("span", { class: "code" }, short(worker.address)),
+    make("span", { class: "quiet below", "data-part": "handler" }),
+    make("span", { class: "quiet below", "data-part": "process" }));
+  const state = make("td", { role: "cell", class: "across", "data-label": "State" },
+    make("span", { class: "pill", "data-part": "state" }),
+    make("span", { class: "quiet below" }, make("time", { "data-part": "since" })),
+    make("span", { class: "below", "data-part": "why" }));
+  return make("tr", { role: "row" }, name, state, ...FIGURES.map(([part, label]) => cell(part, label)));
+}
+
+function cell(part, label) {
+  const element = make("td", { role: "cell", class: "number", "data-label": label, "data-part": part });
+  if (part === "start" || part === "run") element.classList.add("across");
+  if (part === "share") element.append(make("span", { class: "bar" }, make("span")), make("span"));
+  return element;
+}
+
+function update(row, worker, index, time) {
+  const part = (name) => row.querySelector(`[data-part="${name}"]`);
+  mark(row, "data-state", worker.state);
+  colour(row.querySelector(".swatch"), index);
+  const known = worker.host != null;
+  show(part("handler"), known ? worker.handler : silence(worker));
+  show(part("process"), known ? `${worker.host} · pid ${worker.pid} · ${worker.version} · ${worker.concurrency} at once` : "");
+  show(part("state"), worker.state);
+  mark(part("state"), "data-tone", TONES[worker.state] ?? "unknown");
+  if (worker.since != null) {
+    show(part("since"), `for ${span(time - worker.since)}`);
+    mark(part("since"), "datetime", iso(worker.since));
+    mark(part("since"), "title", `since ${moment(worker.since)}`);
+  }
+  show(part("why"), worker.why ?? "");
+  for (const [name, , text] of FIGURES) if (text) show(part(name), text(worker));
+  const [bar, share] = part("share").children;
+  colour(bar.firstChild, index);
+  bar.firstChild.style.width = `${(worker.share ?? 0) * 100}%`;
+  show(share, percent(worker.share));
+}
+
+/** Of one that has not said what it is: a plain PULL socket never does. */
+const silence = ({ state }) => (state === "ready" ? "says nothing of itself" : "not heard of yet");
+
+const room = ({ in_flight: inFlight, window: size }) =>
+  size == null ? count(inFlight) : `${count(inFlight)} of ${count(size)}`;
+
+function pair(latency) {
+  if (latency?.p50 == null) return NOTHING;
+  return `${took(latency.p50)} / ${took(latency.p99)}`;
+}
