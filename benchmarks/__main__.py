@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import batches, flood, growth, latency, page, rates
+from benchmarks import batches, flood, growth, latency, page, rates, watched
 
 MEASURES: dict[str, Callable[[float, Callable[[str], None]], Any]] = {
     "rates": rates.measure,
@@ -25,6 +25,7 @@ MEASURES: dict[str, Callable[[float, Callable[[str], None]], Any]] = {
     "workers": growth.measure_workers,
     "waiting": growth.measure_waiting,
     "bodies": growth.measure_bodies,
+    "watched": watched.measure,
 }
 
 

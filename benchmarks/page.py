@@ -23,7 +23,8 @@ MODES = ("durable", "memory")
 def write(found: dict[str, Any], folder: Path, scale: float) -> None:
     """The tables (``measured.inc``) and the plots (``*.svg``), into this folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [_machine(scale), _rates(found["rates"]), _jobs(found), _latency(found["latency"]), _growth(found)]
+    parts = [_machine(scale), _rates(found["rates"]), _jobs(found), _latency(found["latency"])]
+    parts += [_growth(found), _watched(found["watched"])]
     (folder / "measured.inc").write_text("\n\n".join(parts) + "\n")
     workers = found["workers"]
     _plot(
@@ -99,6 +100,20 @@ def _growth(found: dict[str, Any]) -> str:
         f"{bodies['b'] * 1000:.2f} a thousand bytes of its body. To send a thousand bytes over a socket of this "
         f"machine, and to receive them, takes {bodies['copy'] * 1000:.2f}."
     )
+
+
+def _watched(found: dict[str, dict[str, float]]) -> str:
+    if not found:
+        return "What it costs to be watched was not measured: neither ab nor wrk is installed."
+    names = {"alone": "nobody looks", "watched": "ten pages are open, and metrics are scraped each second"}
+    rows = [
+        [names[name], f"{found[name]['rate']:,.0f}", f"{found[name]['cost']:.1f}", f"{found['idle'][name]:.2%}"]
+        for name in names
+    ]
+    ratio = found["ratio"]
+    rows.append(["the one divided by the other", f"{ratio['rate']:.3f}", f"{ratio['cost']:.3f}", ""])
+    title = "What it costs to be watched (durable): the web side's processor time for each request, and when none comes"
+    return _table(title, ["", "requests a second", "microseconds each", "idle"], rows)
 
 
 def _table(title: str, head: list[str], rows: list[list[str]]) -> str:

@@ -28,11 +28,12 @@ def measure(scale: float, said: Callable[[str], None]) -> dict[str, dict[str, fl
                 rig.start(*options)
                 for load in loads:
                     said(f"requests, round {turn + 1} of {times}: {mode}, {load}")
-                    measured[mode].setdefault(load, []).append(_run(load, rig.port, scale))
+                    measured[mode].setdefault(load, []).append(run(load, rig.port, scale))
     return {mode: {load: statistics.median(of) for load, of in loads.items()} for mode, loads in measured.items()}
 
 
-def _run(load: str, port: int, scale: float) -> float:
+def run(load: str, port: int, scale: float) -> float:
+    """Requests a second, with this load."""
     command, size, least, pattern = LOADS[load]
     amount = max(least, round(size * scale))
     output = subprocess.run([*command, str(amount), f"http://127.0.0.1:{port}/"], capture_output=True, text=True)

@@ -29,7 +29,8 @@ class BenchmarkTests(SynchronousTestCase):
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
         self.assertEqual({path.name for path in folder.iterdir()}, {"measured.inc", "workers.svg", "bodies.svg"})
         measured = (folder / "measured.inc").read_text()
-        for expected in ("Jobs a second", "8 workers", "p99", "fdatasync", "Only 0.002 of each load"):
+        figures = ("Jobs a second", "8 workers", "p99", "fdatasync", "costs to be watched", "Only 0.002 of each load")
+        for expected in figures:
             self.assertIn(expected, measured)
 
     def test_what_waits_is_measured(self) -> None:
