@@ -24,7 +24,6 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from zpipeline import journal as journal_package
-from zpipeline import memory
 from zpipeline.entry import Entry
 from zpipeline.journal import Journal, writer
 from zpipeline.journal.opening import open_journal
@@ -128,14 +127,15 @@ class StoreCase(TestCase):
     limits = LIMITS
 
     def setUp(self) -> None:
+        self.times = SimpleNamespace(time=lambda: self.now, monotonic=time.monotonic)
         self.at(NOW)
         self.owner = Owner()
 
     def at(self, now: float) -> None:
         """It is that time."""
-        clock = SimpleNamespace(time=lambda: now, monotonic=time.monotonic)
-        for module in (memory, journal_package, writer):
-            self.patch(module, "time", clock)
+        self.now = now
+        for module in (journal_package, writer):
+            self.patch(module, "time", self.times)
 
     async def put(self, store: Store, *entries: Entry) -> None:
         """Have them accepted, in one go."""

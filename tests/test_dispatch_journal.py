@@ -241,7 +241,6 @@ class JournalMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.patches = contextlib.ExitStack()
         for target, name, value in (
-            (jobs_module, "time", self.clock),
             (jobs_module, "MOST", FEW),
             (jobs_module, "MOST_BYTES", FEW_BYTES),
             (retries, "MOST", FEW),
@@ -260,7 +259,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.store = FakeStore(self.paper, self)
         self.dispatcher = Dispatcher(Policy(attempts=ATTEMPTS, timeout=5.0), window=3, bounded=True)
         self.admission = Admission(MAX_PENDING, None)
-        self.jobs = Jobs(self.store, self.dispatcher, self.admission, Measures(), lambda: None)
+        self.jobs = Jobs(self.store, self.dispatcher, self.admission, Measures(), lambda: None, self.clock)
         self.jobs.open()
         self.sessions: list[Session] = []
         self.lost: list[Session] = []

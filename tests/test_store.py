@@ -474,7 +474,7 @@ class Contract:
 
 class MemoryTests(Contract, StoreCase):
     def store(self) -> Store:
-        store = Memory(self.limits)
+        store = Memory(self.limits, self.times)
         opened = store.open(self.owner)
         self.assertEqual((opened.pending, opened.pending_bytes), (0, 0))
         self.assertLess(opened.ventilator, 1 << 64)

@@ -32,6 +32,11 @@ def discard(job: Job) -> None:
     """Do nothing with the job: to measure what handing it on costs."""
 
 
+def name_of(handler: Handler) -> str:
+    """What a handler is called that nobody has named."""
+    return str(getattr(handler, "__qualname__", type(handler).__qualname__))
+
+
 def find_handler(name: str) -> Handler:
     """The handler of that name.
 

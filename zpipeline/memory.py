@@ -13,6 +13,7 @@ from zpipeline.entry import Entry
 from zpipeline.errors import Refused
 from zpipeline.retries import Key as Due
 from zpipeline.store import Facts, Key, Letter, Limits, Opened, Outcome, Selection, Status, StoreOwner, Summary
+from zpipeline.times import Times
 
 
 class Memory:
@@ -22,8 +23,9 @@ class Memory:
     trouble = None
     congested = False
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, times: Times = time) -> None:
         self._limits = limits
+        self._times = times
         self._ventilator = secrets.randbits(64)
         #: What `Status` has of each that is kept, and their numbers in the order in which they go.
         self._settled: dict[int, tuple[str, int, float, float, str | None]] = {}
@@ -68,7 +70,7 @@ class Memory:
         return None
 
     def _forget_keys(self) -> None:
-        now = time.time()
+        now = self._times.time()
         while self._expiring and next(iter(self._expiring.values())) < now:
             name, _ = self._expiring.popitem(last=False)
             del self._key_of[self._keys.pop(name)[1]]
@@ -123,7 +125,7 @@ class Memory:
 
     def status(self, sequence: int) -> Deferred[Status | None]:
         """See `zpipeline.store.Store.status`."""
-        return succeed(self._status(sequence, time.time()))
+        return succeed(self._status(sequence, self._times.time()))
 
     def _status(self, sequence: int, at: float) -> Status | None:
         if sequence in self._dead:

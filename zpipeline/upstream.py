@@ -148,22 +148,7 @@ class Upstream:
 
     def failed(self, job: Job, failure: Failure) -> None:
         """Report it with the next `report`."""
-        job_id, error = job.id, failure.value
-        name, said = type(error).__name__, " ".join(failure.getErrorMessage().split())
-        kind, delay, reason = protocol.RETRY, protocol.NO_DELAY, said or name
-        traceback = error.where if isinstance(error, TimedOut) else failure.getTraceback()
-        if isinstance(error, Reject):
-            kind = protocol.REJECT
-            log.info("job {id} is rejected: {reason}", id=job_id, reason=printable(reason))
-        elif isinstance(error, RetryLater):
-            delay = error.seconds
-            why = printable(reason)
-            log.info("job {id} is put off for {seconds} seconds: {reason}", id=job_id, seconds=delay, reason=why)
-        else:
-            if said and not isinstance(error, TimedOut):
-                reason = f"{name}: {said}"
-            log.warn("job {id} failed: {reason}", id=job_id, reason=printable(reason))
-        self._failed.append(protocol.Failed(job.delivery.session, job.key[1], kind, delay, reason, traceback))
+        self._failed.append(to_failed(job, failure))
 
     def returned(self, jobs: list[Job]) -> None:
         """Give them back at once."""
@@ -228,6 +213,26 @@ class Upstream:
 
     def link_writable(self, link: Link) -> None:
         """The high-water mark is above all that is sent: the socket took nothing for want of a connection."""
+
+
+def to_failed(job: Job, failure: Failure) -> protocol.Failed:
+    """That the handler of this job failed, as the protocol carries it. It is logged, too."""
+    job_id, error = job.id, failure.value
+    name, said = type(error).__name__, " ".join(failure.getErrorMessage().split())
+    kind, delay, reason = protocol.RETRY, protocol.NO_DELAY, said or name
+    traceback = error.where if isinstance(error, TimedOut) else failure.getTraceback()
+    if isinstance(error, Reject):
+        kind = protocol.REJECT
+        log.info("job {id} is rejected: {reason}", id=job_id, reason=printable(reason))
+    elif isinstance(error, RetryLater):
+        delay = error.seconds
+        why = printable(reason)
+        log.info("job {id} is put off for {seconds} seconds: {reason}", id=job_id, seconds=delay, reason=why)
+    else:
+        if said and not isinstance(error, TimedOut):
+            reason = f"{name}: {said}"
+        log.warn("job {id} failed: {reason}", id=job_id, reason=printable(reason))
+    return protocol.Failed(job.delivery.session, job.key[1], kind, delay, reason, traceback)
 
 
 def to_result(value: Any, job_id: str) -> protocol.Result:

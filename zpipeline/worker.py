@@ -21,7 +21,7 @@ from zpipeline._version import __version__
 from zpipeline.addresses import WILDCARDS, make_address, parse_address
 from zpipeline.errors import ProtocolError, UsageError
 from zpipeline.freeze import FreezeWatch
-from zpipeline.handlers import Handler
+from zpipeline.handlers import Handler, name_of
 from zpipeline.histogram import Timings
 from zpipeline.job import Job
 from zpipeline.runner import Delivery, Runner
@@ -70,7 +70,7 @@ class Worker(Service):
         self._reactor = reactor
         self._address = address
         self._drain_seconds = drain
-        self._name = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
+        self._name = name or name_of(handler)
         self._incarnation = secrets.randbits(64)
         self._plain = _Plain(self._incarnation)
         self._runner = Runner(reactor, handler, self, concurrency=concurrency, threads=threads)

@@ -26,6 +26,7 @@ from zpipeline.pipeline.waiting import Waiting
 from zpipeline.stats import Measures
 from zpipeline.store import Facts, Key, Letter, Outcome, Selection, Status, Store, Summary, Tried, state_of_waiting
 from zpipeline.text import printable, printable_lines
+from zpipeline.times import Times
 
 #: In memory there are no more than about so many jobs that were never handed out, and bytes of their bodies.
 MOST = 10_000
@@ -50,7 +51,13 @@ class Jobs:
     """
 
     def __init__(
-        self, store: Store, dispatcher: Dispatcher, admission: Admission, measures: Measures, wake: Callable[[], None]
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        admission: Admission,
+        measures: Measures,
+        wake: Callable[[], None],
+        times: Times = time,
     ) -> None:
         self.ventilator = 0
         self.epoch = 0
@@ -59,6 +66,7 @@ class Jobs:
         self._dispatcher = dispatcher
         self._measures = measures
         self.wake = wake
+        self._times = times
         self.waiting = Waiting(store.outcome)
         self._sequences = count(1)
         self._newest = 0  # that was accepted
@@ -114,7 +122,7 @@ class Jobs:
         :raises Full: they are too many.
         """
         self.admission.admit(len(bodies), sum(map(len, bodies)))
-        now = time.time()
+        now = self._times.time()
         # in this order: zip takes a number only when there is a body
         return [Entry(number, body, headers, now) for body, number in zip(bodies, self._sequences, strict=False)]
 
@@ -172,7 +180,7 @@ class Jobs:
         """Who gets what, now."""
         if self._store.congested:
             return []
-        given = self._dispatcher.assign(time.monotonic(), time.time())
+        given = self._dispatcher.assign(self._times.monotonic(), self._times.time())
         self._read_pages()
         return given
 
@@ -231,8 +239,8 @@ class Jobs:
 
         :param results: of each; empty when none has returned anything.
         """
-        at = time.time()
-        settled = self._dispatcher.done(session, sequences, time.monotonic(), at)
+        at = self._times.time()
+        settled = self._dispatcher.done(session, sequences, self._times.monotonic(), at)
         facts = Facts(done=settled)
         if len(settled) < len(sequences) and self._are_elsewhere:
             here = {entry.sequence for entry in settled}
@@ -264,7 +272,7 @@ class Jobs:
         attempt = FailedAttempt(
             failed.reason, failed.kind == protocol.REJECT, None if failed.delay < 0 else failed.delay
         )
-        entry = self._dispatcher.failed(session, failed.sequence, attempt, time.monotonic(), time.time())
+        entry = self._dispatcher.failed(session, failed.sequence, attempt, self._times.monotonic(), self._times.time())
         if entry is None:
             return False
         self._measures.failed += 1
@@ -273,7 +281,7 @@ class Jobs:
 
     def verdict(self, session: int, fate: Fate, handler: str) -> bool:
         """What became of the process of this lost session: whether an attempt has failed by that."""
-        entry = self._dispatcher.verdict(session, fate, time.time())
+        entry = self._dispatcher.verdict(session, fate, self._times.time())
         has_failed = entry is not None and fate is Fate.OVERDUE
         self._measures.failed += has_failed
         if entry is not None:
@@ -315,7 +323,7 @@ class Jobs:
         """These were in the store alone, and have been run."""
         # some may have been read since
         read = [sequence for sequence, _ in jobs if self._dispatcher.entry(sequence) is not None]
-        self._dispatcher.done(None, read, time.monotonic(), time.time())
+        self._dispatcher.done(None, read, self._times.monotonic(), self._times.time())
         self._measures.done += len(jobs)
         self._take_off(len(jobs), sum(size for _, size in jobs))
 
@@ -344,7 +352,7 @@ class Jobs:
     def outcome(self, sequence: int) -> Deferred[Outcome | None]:
         """What has come of a job."""
         status = self._status(sequence)
-        return self._store.outcome(sequence, time.time()) if status is None else succeed(Outcome(status))
+        return self._store.outcome(sequence, self._times.time()) if status is None else succeed(Outcome(status))
 
     def has_accepted(self, sequence: int) -> bool:
         """Whether a job of this number may ever have been: those of earlier openings are not known one by one."""
@@ -380,7 +388,7 @@ class Jobs:
             self.wake()
             outcome.callback(page)
 
-        self._store.revive(selection, time.time()).addCallbacks(revived, outcome.errback)
+        self._store.revive(selection, self._times.time()).addCallbacks(revived, outcome.errback)
         return outcome
 
     def drop(self, sequence: int) -> Deferred[bool]:

@@ -16,6 +16,7 @@ from zpipeline.dispatch import Dispatcher
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.roster import Roster
 from zpipeline.stats import JournalStats, Latency, Measures, Rates, Recent, Refusals, Stats
+from zpipeline.times import Times
 
 #: Called each second with whether the pipeline has ended: then for the last time.
 Watcher: TypeAlias = Callable[[bool], None]
@@ -30,9 +31,10 @@ class Observer:
     :ivar roster: the workers.
     """
 
-    def __init__(self, reactor: Any, workers: Iterable[str]) -> None:
+    def __init__(self, reactor: Any, workers: Iterable[str], times: Times = time) -> None:
+        self._times = times
         self.measures = Measures()
-        self.roster = Roster(workers, time.time())
+        self.roster = Roster(workers, self._times.time())
         self._recent = Recent()
         self._watchers: list[Watcher] = []
         self._started_at: float | None = None
@@ -41,7 +43,7 @@ class Observer:
 
     def start(self) -> None:
         """The pipeline has started."""
-        self._started_at = time.monotonic()
+        self._started_at = self._times.monotonic()
         self._call.start(1.0)
 
     def stop(self) -> None:
@@ -64,7 +66,7 @@ class Observer:
         return stop
 
     def _tick(self) -> None:
-        now, measures = time.monotonic(), self.measures
+        now, measures = self._times.monotonic(), self.measures
         counts = {
             "accepted": (measures.accepted,),
             "settled": (measures.done + measures.dead,),
@@ -87,8 +89,8 @@ class Observer:
             version=__version__,
             host=socket.gethostname(),
             pid=os.getpid(),
-            time=time.time(),
-            uptime=0.0 if self._started_at is None else time.monotonic() - self._started_at,
+            time=self._times.time(),
+            uptime=0.0 if self._started_at is None else self._times.monotonic() - self._started_at,
             accepting=accepting,
             draining=draining,
             trouble=jobs.trouble,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -12,6 +11,7 @@ from zpipeline import protocol
 from zpipeline.errors import JobDead, JournalError, NotSettled, ResultGone, UnknownJob
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.store import Outcome
+from zpipeline.times import Times
 
 _LONG_AGO = "the job was settled so long ago, or so many have been since, that nothing is kept of it"
 _NO_ROOM = "it was kept until newer ones took its room"
@@ -24,9 +24,10 @@ class Results:
     :param plain: whether workers are plain sockets.
     """
 
-    def __init__(self, reactor: Any, jobs: Jobs, *, plain: bool) -> None:
+    def __init__(self, reactor: Any, jobs: Jobs, times: Times, *, plain: bool) -> None:
         self._reactor = reactor
         self._jobs = jobs
+        self._times = times
         self._plain = plain
 
     async def result(self, job_id: str, sequence: int | None, timeout: float | None) -> Any:
@@ -36,7 +37,7 @@ class Results:
         """
         if sequence is None:
             raise UnknownJob(job_id)
-        settled = self._jobs.waiting.wait(sequence, time.time())  # before it is asked: so nothing falls between
+        settled = self._jobs.waiting.wait(sequence, self._times.time())  # before it is asked: so nothing falls between
         if timeout is not None:
             settled.addTimeout(max(0.0, timeout), self._reactor)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +38,7 @@ from zpipeline.pipeline.sessions import Sessions
 from zpipeline.retries import Policy
 from zpipeline.stats import Measures, Stats, WorkerStatus
 from zpipeline.store import Key, Limits, Selection, Store, Summary
+from zpipeline.times import Times
 from zpipeline.window import MAX_WINDOW
 
 DEFAULT_WORKERS = ("tcp://127.0.0.1:4444", "tcp://127.0.0.1:4445", "tcp://127.0.0.1:4446")
@@ -88,6 +90,9 @@ class Pipeline(Service):
     :raises UsageError: an address or a number cannot work.
     """
 
+    #: What `zpipeline.testing` has its own of.
+    _times: Times = time
+
     def __init__(
         self,
         reactor: Any,
@@ -117,7 +122,7 @@ class Pipeline(Service):
             raise UsageError(f"journal_sync is 'full' or 'normal', not {journal_sync!r}")
         self._reactor = reactor
         self._drain_seconds = drain
-        self._observer = Observer(reactor, self._workers)
+        self._observer = Observer(reactor, self._workers, self._times)
         #: Whether jobs are sent to plain PULL sockets: at most once, and nobody reports what comes of them.
         self.plain = plain
         self.max_body = max_body
@@ -125,7 +130,8 @@ class Pipeline(Service):
 
         def make_store() -> Store:
             if journal is None or plain:
-                return Memory(Limits(keep, _KEPT_IN_MEMORY, _KEPT_IN_MEMORY, _RESULT_BYTES_IN_MEMORY))
+                limits = Limits(keep, _KEPT_IN_MEMORY, _KEPT_IN_MEMORY, _RESULT_BYTES_IN_MEMORY)
+                return Memory(limits, self._times)
             limits, commits = Limits(keep, _KEPT, _KEPT, _RESULT_BYTES), self._observer.measures.commits
             return Journal(reactor, journal, synchronous=journal_sync, limits=limits, commits=commits)
 
@@ -135,14 +141,11 @@ class Pipeline(Service):
 
         def build() -> None:
             self._dispatcher = Dispatcher(policy, window=MAX_WINDOW if plain else window, bounded=not in_memory)
-            self._jobs = Jobs(
-                make_store(), self._dispatcher, Admission(most, most_bytes), self._observer.measures, self._wake
-            )
+            admission, measures = Admission(most, most_bytes), self._observer.measures
+            self._jobs = Jobs(make_store(), self._dispatcher, admission, measures, self._wake, self._times)
             self._gathering = Gathering(reactor, self._jobs)
-            self._results = Results(reactor, self._jobs, plain=plain)
-            self._sessions = Sessions(
-                reactor, self._dispatcher, self._jobs, self._observer, sink=sink, window=window, plain=plain
-            )
+            self._results = Results(reactor, self._jobs, self._times, plain=plain)
+            self._sessions = self._make_sessions(sink, window, plain)
 
         self._build = build
         build()
@@ -153,6 +156,12 @@ class Pipeline(Service):
         #: After stopping: how many jobs were lost (without a journal), or may run twice (with a journal that could
         #: not be written).
         self.left_undone = 0
+
+    def _make_sessions(self, sink: str, window: int | None, plain: bool) -> Sessions:
+        """The way to the workers."""
+        return Sessions(
+            self._reactor, self._dispatcher, self._jobs, self._observer, sink=sink, window=window, plain=plain
+        )
 
     # What users call
 
