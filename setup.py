@@ -9,5 +9,5 @@ setup(
     # Named, so that an editable install puts this folder on sys.path, where twistd looks: a finder,
     # which setuptools would use else, shows it zpipeline and hides the plugins.
     package_dir={"": "."},
-    package_data={"zpipeline": ["py.typed"], "zpipeline.web": ["ui/*"]},
+    package_data={"zpipeline": ["py.typed"], "zpipeline.web": ["openapi.json", "ui/*"]},
 )

@@ -94,6 +94,7 @@ class PackagingTests(SynchronousTestCase):
         environment.run("zpipe", "--help")
         [wheel] = wheelhouse().glob("zpipeline-*.whl")
         names = zipfile.ZipFile(wheel).namelist()
+        self.assertIn("zpipeline/web/openapi.json", names)
         modules = {str(path.relative_to(PROJECT)) for path in (PROJECT / "zpipeline").rglob("*.py")}
         self.assertEqual(
             {name for name in names if name.endswith(".py")}, modules | {"twisted/plugins/zpipeline_plugins.py"}

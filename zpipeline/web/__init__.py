@@ -10,6 +10,7 @@
     observe.py       what is seen of the pipeline: as JSON, and as events
     prefer.py        for how long a request waits for what comes of its job
     query.py         the parameters of a query string
+    openapi.py       the description of all this, for programs: openapi.json
     page.py          the files of the page, which are in ui/
     problems.py      errors as RFC 9457 has them
 

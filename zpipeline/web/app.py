@@ -22,6 +22,7 @@ from zpipeline.web import observe, page
 from zpipeline.web.batch import MAX_JOBS, job_of
 from zpipeline.web.idempotency import HEADER, key_of, refuse_key
 from zpipeline.web.observe import Events, stats_of, workers_of
+from zpipeline.web.openapi import description
 from zpipeline.web.prefer import wait_of
 from zpipeline.web.problems import Problem, nothing_here, problem_of, too_large, unknown_job
 from zpipeline.web.query import parameters, whole
@@ -268,6 +269,10 @@ class App:
             raise nothing_here()
         status, content, headers = file.answer_to(request.values(b"accept-encoding"), request.values(b"if-none-match"))
         return request.answer_bytes(status, content, headers, file.content_type)
+
+    @app.route("/openapi.json", methods=["GET"])
+    def openapi(self, request: Request) -> bytes:
+        return request.answer_bytes(200, description())
 
     def failed(self, request: Request, failure: Failure) -> bytes:
         """The answer to a request whose route raised this."""
