@@ -1,19 +1,24 @@
 """Sphinx: `make docs` writes docs/_build/html."""
 
+import sys
+from pathlib import Path
+
 from zpipeline._version import __version__
+
+sys.path.insert(0, str(Path(__file__).with_name("_extensions")))
 
 project = "zpipeline"
 author = "the zpipeline authors"
 copyright = author
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "options",  # docs/_extensions/options.py
+]
 exclude_patterns = ["_build"]
 
 autodoc_member_order = "bysource"
 
-html_theme = "alabaster"
-html_theme_options = {
-    "description": "Web requests to a pool of workers, over ZeroMQ, nothing lost",
-    "page_width": "60em",
-}
+html_theme = "furo"
+html_title = f"zpipeline {version}"

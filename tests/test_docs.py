@@ -359,6 +359,15 @@ class HandlerTests(TestCase):
         self.assertEqual(getattr(later, "seconds", None), 60)
         self.assertIsInstance(await outcome({"url": f"{hook}/500", "text": "hello"}), HTTPError)
 
+    async def test_the_one_of_the_tutorial(self) -> None:
+        count = self.load("tutorial.rst", "words.py", "count")
+        statuses = await self.run_jobs(count, b"the quick brown fox", b"")
+        self.assertEqual(
+            [(status.state, status.error) for status in statuses],
+            [("done", None), ("dead", "there is nothing to count")],
+        )
+        self.assertEqual(count(Job((1, 1), b"the quick brown fox")), {"words": 4, "attempt": 1})
+
     async def test_the_one_that_logs(self) -> None:
         lines = self.log_of("bytes$")
         [status] = await self.run_jobs(self.load("handlers.rst", "logged.py", "handle"), b"12345")
@@ -383,16 +392,26 @@ class HandlerTests(TestCase):
         self.addCleanup(database.close)
         self.assertEqual(database.execute("SELECT * FROM accounts").fetchall(), [("ada", 750)])
 
-    def test_the_test_of_a_handler(self) -> None:
-        self.load("handlers.rst", "payments.py", "pay")
-        text = PROGRAMS["handlers.rst", "test_payments.py"]
-        names: dict[str, object] = {"__name__": "test_payments"}
-        exec(compile(text, "test_payments.py", "exec"), names)
-        suite = unittest.defaultTestLoader.loadTestsFromTestCase(names["PaymentTests"])  # type: ignore[arg-type]
+    def assert_tests_pass(self, text: str, case: str, count: int) -> None:
+        names: dict[str, object] = {"__name__": "tests_of_a_page"}
+        exec(compile(text, "tests_of_a_page.py", "exec"), names)
+        suite = unittest.defaultTestLoader.loadTestsFromTestCase(names[case])  # type: ignore[arg-type]
         result = unittest.TestResult()
         suite.run(result)
-        self.addCleanup(sys.modules["payments"].database().close)
-        self.assertEqual((result.testsRun, result.errors, result.failures), (1, [], []))
+        self.assertEqual((result.testsRun, result.errors, result.failures), (count, [], []))
+
+    def test_the_test_of_a_handler(self) -> None:
+        self.load("handlers.rst", "payments.py", "pay")
+        self.addCleanup(lambda module: module.database().close(), sys.modules["payments"])
+        self.assert_tests_pass(PROGRAMS["handlers.rst", "test_payments.py"], "PaymentTests", 1)
+
+    def test_the_tests_of_a_handler_behind_a_pipeline(self) -> None:
+        self.load("testing.rst", "letters.py", "send")
+        self.assert_tests_pass(PROGRAMS["testing.rst", "test_letters.py"], "LetterTests", 4)
+
+    def test_the_tests_of_a_web_application(self) -> None:
+        self.load("testing.rst", "photos_web.py", "Photos")
+        self.assert_tests_pass(PROGRAMS["testing.rst", "test_photos_web.py"], "PhotosTests", 3)
 
 
 class PageTests(SynchronousTestCase):
