@@ -201,6 +201,11 @@ class ServerTests(SynchronousTestCase):
         for name in ("stats", "workers", "metrics", "live", "ready", "openapi", "events"):
             client.ask(name)
         client.ask("metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+        tag = client.ask("page")[0]["ETag"]
+        client.ask("page", headers={"If-None-Match": tag})
+        tag = client.ask("fileOfPage", name="icon.svg")[0]["ETag"]
+        client.ask("fileOfPage", name="icon.svg", headers={"If-None-Match": tag})
+        client.ask("fileOfPage", name="unknown")
         return client.seen
 
     def answers_without_one(self) -> set[tuple[str, str]]:
