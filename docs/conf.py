@@ -20,5 +20,8 @@ exclude_patterns = ["_build"]
 
 autodoc_member_order = "bysource"
 
+# Literal blocks are shells and consoles; Python says so by itself.
+highlight_language = "none"
+
 html_theme = "furo"
 html_title = f"zpipeline {version}"
