@@ -240,10 +240,16 @@ class Client:
         return job_id
 
     def ask(
-        self, name: str, query: str = "", *, body: bytes = b"", headers: Mapping[str, str] | None = None, **path: str
+        self,
+        operation: str,
+        query: str = "",
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        **path: str,
     ) -> tuple[Message, bytes]:
         """The headers and the content of an answer; of an endless one the first event."""
-        template, method = self._operations[name]
+        template, method = self._operations[operation]
         connection = HTTPConnection("127.0.0.1", self._port, timeout=90)
         try:
             connection.request(method, template.format(**path) + query, body, headers or {})
@@ -252,9 +258,9 @@ class Client:
             content = first_event(answer) if is_endless else answer.read()
         finally:
             connection.close()
-        self.seen.add((name, str(answer.status)))
+        self.seen.add((operation, str(answer.status)))
         said = resolved(DOCUMENT["paths"][template][method.lower()]["responses"].get(str(answer.status)))
-        what = f"{name} {path} {query}: {answer.status} {content[:500]!r}"
+        what = f"{operation} {path} {query}: {answer.status} {content[:500]!r}"
         self._case.assertIsNotNone(said, f"not described: {what}")
         self._check_headers(said, answer, what)
         if "content" in said:
