@@ -80,19 +80,17 @@ class Memory:
         if facts.results:
             self._keep_results({entry.sequence: facts.results.get(entry.sequence) for entry in facts.done})
         self._settle(
-            [
-                (entry.sequence, ("done", entry.attempt, entry.accepted_at, entry.settled_at or 0.0, None))
-                for entry in facts.done
-            ]
+            [entry.sequence for entry in facts.done],
+            [("done", entry.attempt, entry.accepted_at, entry.settled_at or 0.0, None) for entry in facts.done],
         )
         for letter in facts.dead:
             dead = letter.summary
             self._dead[dead.sequence] = letter
-            self._settle([(dead.sequence, ("dead", dead.attempts, dead.accepted_at, dead.settled_at, dead.error))])
+            self._settle([dead.sequence], [("dead", dead.attempts, dead.accepted_at, dead.settled_at, dead.error)])
 
-    def _settle(self, settled: list[tuple[int, tuple[str, int, float, float, str | None]]]) -> None:
-        self._settled.update(settled)
-        self._oldest.extend([sequence for sequence, _ in settled])
+    def _settle(self, sequences: list[int], outcomes: list[tuple[str, int, float, float, str | None]]) -> None:
+        self._settled.update(zip(sequences, outcomes, strict=True))
+        self._oldest.extend(sequences)
         oldest = [self._oldest.popleft() for _ in range(len(self._oldest) - self._limits.most_settled)]
         for sequence in oldest:
             self._settled.pop(sequence, None)
@@ -101,7 +99,7 @@ class Memory:
                 self._result_bytes -= len(self._results.pop(sequence, b""))
                 self._results_gone.discard(sequence)
         if self._key_of:
-            for sequence, (_, _, _, settled_at, _) in settled:
+            for sequence, (_, _, _, settled_at, _) in zip(sequences, outcomes, strict=True):
                 if sequence in self._key_of:
                     self._expiring[self._key_of[sequence]] = settled_at + self._limits.keep
 
