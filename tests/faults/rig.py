@@ -35,11 +35,18 @@ TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()",
 ROUNDS = 20
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, each time another: who gets it may take a second until it listens."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 @define(eq=False)

@@ -11,7 +11,7 @@ from tests.faults.load import Load, batch
 from tests.faults.records import Count, ran_twice
 from tests.faults.rig import ROUNDS, Process, Rig
 
-JOBS = 6000
+JOBS = 20_000
 NUMBERS = [b"job %d" % number for number in range(JOBS)]
 
 
@@ -27,7 +27,7 @@ class WorkersGo(RigCase):
     def load(self, web: Process, at_half: object) -> Load:
         load = Load(web.port, NUMBERS)
         load.at(JOBS // 2, at_half)
-        load.run(50)
+        load.run(100)
         self.assertEqual((load.refused, load.broken, len(load.accepted)), ([], 0, JOBS))
         return load
 
@@ -110,7 +110,7 @@ class WorkersGo(RigCase):
             load = Load(web.port, NUMBERS)
             for part in (1, 2, 3):
                 load.at(part * JOBS // 4, lambda: current[2].popen.kill())
-            load.run(50)
+            load.run(100)
             self.assertEqual(len(load.accepted), JOBS)
             count = self.rig.until_all_ran(load.accepted)
         self.assertEqual(count, Count.all_ran(JOBS, count.run_twice))
@@ -133,7 +133,7 @@ class OnlyOurs(SynchronousTestCase):
             rig.until_ready(web, 3)
             load = Load(web.port, NUMBERS[:2000])
             load.at(1000, lambda: workers[0].signal(signal.SIGTERM))
-            load.run(50)
+            load.run(100)
             self.assertEqual(rig.until_all_ran(load.accepted), Count.all_ran(2000))
             self.assertEqual(workers[0].wait(20), 0)
             rig.until_ready(web, 2)
