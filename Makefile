@@ -1,6 +1,6 @@
 # make run   installs zpipeline into .venv and runs the whole pipeline on its defaults
 # make test  installs what the tests need and runs them all
-# make bench measures how fast it is, in some ten minutes, and writes the tables of docs/performance.rst
+# make bench measures how fast it is, in some five minutes, and writes the tables of docs/performance.rst
 # Set-up is done once, and again when setup.py or pyproject.toml change.
 
 PYTHON ?= python3

@@ -2,7 +2,7 @@
 
     python -m benchmarks [--scale 1.0] [--into docs/performance]
 
-It takes some ten minutes, on a machine that has nothing else to do.
+It takes some five minutes, on a machine that has nothing else to do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Times, and other sizes, as counts between fixed bounds. Pure.
 
-A histogram takes a batch at a time: the batch is sorted, and then there is one look for each bound and none for each
-value, so that a job costs next to nothing.
+A histogram takes a batch at a time: if it is not all between the same two bounds, it is sorted, with one look for
+each bound and none for each value. So a job costs next to nothing.
 """
 
 from __future__ import annotations
