@@ -286,7 +286,7 @@ class WorkersComeAndGoTests(PipelineCase):
     async def test_a_worker_that_says_that_jobs_are_short_gets_several_in_its_turn(self) -> None:
         pipeline, worker, session = await self.pair()
         timings = Timings()
-        timings.run.observe([0.0001] * 20)  # a millisecond has ten of them
+        timings.run.observe([0.000095] * 20)  # a millisecond has ten of them, and a half
         worker.say(State(session, 1, 0, 0, timings))
         await until(lambda: pipeline.measures.timings.run.total == 20, "that is heard")
         await pipeline.push_many([b""] * 30)
