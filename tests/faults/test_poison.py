@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import pairwise
 from threading import Event, Thread
 
 from tests.faults.bodies import POISON
@@ -70,12 +69,13 @@ class Poison(RigCase):
             stop.set()
             load.join()
             self.check(web, load, strikes, poisoned)
+        # The first strikes may hit all workers at once. After that one at a time is risked: before its last strike each
+        # job has a rest, and others run in it that came after all poison.
         lines = self.rig.lines()
-        poison = [line.at for line in lines if line.job_id in poisoned.values()]
-        ran = [line.at for line in lines if line.body is None and poison[0] < line.at < poison[-1]]
-        pauses = [later - at for at, later in pairwise(ran)]
-        # The first strikes may hit all three workers: then nobody can run anything until one is back.
-        self.assertLess(max(pauses), (poison[-1] - poison[0]) / 2, "ordinary jobs did not flow")
+        later = [line.at for line in lines if line.body is None and line.job_id > max(poisoned.values())]
+        for job_id in poisoned.values():
+            since, until = [line.at for line in lines if line.job_id == job_id][-2:]
+            self.assertTrue(any(since < at < until for at in later), "ordinary jobs did not flow")
 
     def test_strikes_outlive_the_web_side(self) -> None:
         """Killed when a job has been struck, and started again on its journal."""
