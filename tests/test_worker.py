@@ -28,7 +28,8 @@ from zpipeline.job import Job, Reject, RetryLater
 from zpipeline.protocol import Bye, Done, Dropped, Failed, Json, Ready, Returned, State
 from zpipeline.worker import Worker
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "zpp_worker.py"
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "zpp_worker.py"
 
 
 class Ventilator(HandVentilator):
@@ -563,8 +564,9 @@ class ExampleTests(Case):
 
     def start(self, *, seconds: float) -> HandVentilator:
         port = free_port()
-        command = [sys.executable, EXAMPLE, str(port), os.devnull, str(seconds)]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        wrapped = [sys.executable, "-m", "tests.faults.example_worker"]
+        command = [*wrapped, EXAMPLE, str(port), os.path.abspath(self.mktemp()), str(seconds)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         return HandVentilator(self.context, f"tcp://127.0.0.1:{port}")
@@ -572,14 +574,15 @@ class ExampleTests(Case):
     async def test_it_reports_how_a_job_failed(self) -> None:
         ventilator = self.start(seconds=0)
         await ventilator.opens(1, 11, window=10)
-        ventilator.jobs(11, {1: b"fail", 2: b"reject", 3: b"later 2.5", 4: b"fine"})
+        ventilator.jobs(11, {1: b"fail 9", 2: b"reject", 3: b"later 2.5", 4: b"fine"})
         await ventilator.has_done(4)
         await ventilator.gets(Failed, 3)
         failed = [(f.session, f.sequence, f.kind, f.delay) for f in ventilator.have(Failed)]
         expected = [(11, 1, protocol.RETRY, -1.0), (11, 2, protocol.REJECT, -1.0), (11, 3, protocol.RETRY, 2.5)]
         self.assertEqual(failed, expected)
         reasons = [f.reason for f in ventilator.have(Failed)]
-        self.assertEqual(reasons, ["ValueError: as it was told to", "Reject: as it was told to", "as it was told to"])
+        fails = "ValueError('attempt 1 fails, as it was told to')"
+        self.assertEqual(reasons, [fails, "Rejected('as it was told to')", "Later(2.5)"])
         self.assertIn("in handler", ventilator.have(Failed)[0].traceback)
         self.assertEqual(ventilator.done, [4])
 
