@@ -193,6 +193,8 @@ class ServerTests(SynchronousTestCase):
         client.ask("retryDeadLetter", job_id=dead[0])
         client.ask("retryDeadLetter", job_id=32 * "0")
         client.ask("retryDeadLetters", "?error=told")
+        for operation in ("retryDeadLetter", "retryDeadLetters", "dropDeadLetter"):
+            client.ask(operation, job_id=dead[1], headers={"Sec-Fetch-Site": "cross-site"})
         client.ask("dropDeadLetter", job_id=dead[1])
         client.ask("result", job_id=dead[1], headers={"Prefer": "wait=60"})
         client.ask("dropDeadLetter", job_id=dead[1])

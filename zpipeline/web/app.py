@@ -27,6 +27,7 @@ from zpipeline.web.prefer import wait_of
 from zpipeline.web.problems import Problem, nothing_here, problem_of, too_large, unknown_job
 from zpipeline.web.query import parameters, whole
 from zpipeline.web.request import Request, unexpected
+from zpipeline.web.sites import refuse_other_sites
 
 NDJSON = b"application/x-ndjson"
 
@@ -201,6 +202,7 @@ class App:
     async def retry_all_dead(self, request: Request) -> bytes:
         if request.method != b"POST":
             raise MethodNotAllowed(("POST",))
+        refuse_other_sites(request)
         if request.body:
             raise Problem(400, "this path takes no body: 'handler' and 'error' are given in the query string")
         asked = parameters(request.query, ("handler", "error"))
@@ -215,12 +217,14 @@ class App:
 
     @app.route("/dead/<job_id>", methods=["DELETE"])
     async def drop_dead(self, request: Request, job_id: str) -> bytes:
+        refuse_other_sites(request)
         if not await self._pipeline.drop_dead(job_id):
             raise _not_dead()
         return request.answer_nothing()
 
     @app.route("/dead/<job_id>/retry", methods=["POST"])
     async def retry_dead(self, request: Request, job_id: str) -> bytes:
+        refuse_other_sites(request)
         if not await self._pipeline.retry_dead(job_id):
             raise _not_dead()
         return _accepted(request, job_id)
