@@ -253,6 +253,10 @@ class Rig(ExitStack):
         """What all of them have run, in order."""
         return records.in_order(self.records().values())
 
+    def ran(self, worker: Process) -> int:
+        """How many jobs have ended in this worker."""
+        return len(self.record(worker.port).ended)
+
     def ended(self) -> Counter[str]:
         """How often each job has ended."""
         return Counter(job_id for record in self.records().values() for job_id in record.ended)
