@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -39,11 +40,17 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that nobody listens on, each time another: who gets it may take a second until it listens."""
+    """A port that nobody listens on, each time another: who gets it may take a second until it listens.
+
+    So it is none of those that the system gives to whoever asks for any (32768 and above).
+    """
     while True:
+        port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
         if port not in _given:
             _given.add(port)
             return port
