@@ -1,8 +1,7 @@
 """A worker for ZPP/1, written from docs/protocol.rst (the rules named here are its rules) with nothing but pyzmq.
 Usage: zpp_worker.py PORT [OUTFILE] [SECONDS]. Each job appends "begin ID BODY" to OUTFILE, sleeps, appends "end ID".
 """
-import itertools, json, os, random, re, signal, socket, struct, sys, time, traceback, zmq, zmq.utils.monitor
-
+import json, os, random, re, signal, socket, struct, sys, time, traceback, zmq, zmq.utils.monitor
 port, outfile, seconds = [*sys.argv[1:], *["4444", os.devnull, "0"][len(sys.argv) - 1 :]]
 out, now = os.open(outfile, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), time.monotonic
 incarnation, head = random.getrandbits(64), b"\xf0ZPP\x01"
@@ -29,8 +28,8 @@ class Session:
         for _ in range(1 + self.given_up): self.send(*ready)  # rule 3
     def send(self, letter, fields=b"", *frames):
         self.sent += letter in b"DFT"
-        if self.push.poll(0, zmq.POLLOUT):  # else the connection is gone, as the monitor will tell
-            self.push.send_multipart([head + letter, struct.pack("!Q", self.number) + fields, *frames])
+        try: self.push.send_multipart([head + letter, struct.pack("!Q", self.number) + fields, *frames], zmq.NOBLOCK)
+        except zmq.Again: pass  # the connection is gone, as the monitor will tell
     def report(self):  # rule 8; when a session is given up, what is done waits for the next one
         if self.done and self.up and (leaving or not self.given_up) and self.push.poll(0, zmq.POLLOUT):
             numbers, results = zip(*self.done, strict=True)
@@ -104,11 +103,12 @@ while not said_bye or ((queue or sessions) and now() < leaving[0] + 30):
     _, stopped, alive_at = pull.poll(0 if queue else 20), now() > alive_at + float(seconds) + 1, now()
     for session in list(sessions.values()): session.look_after(stopped)
     if leaving and not said_bye: said_bye = [session.send(b"B") for session in sessions.values()] or True  # rule 6
-    for _ in itertools.takewhile(lambda _: pull.poll(0), range(1000)):
+    for _ in range(1000):
         try:
-            frames = pull.recv_multipart()
+            frames = pull.recv_multipart(zmq.NOBLOCK)
             if frames[0].startswith(head[:4]): take(*frames)
             else: queue.append((None, random.getrandbits(64), frames[-1], now()))  # a plain job
+        except zmq.Again: break
         except Exception as error: print(f"dropped a message: {error!r}", file=sys.stderr)  # rule 10
     until = now() + 0.005
     while queue and now() < until: run(*queue.pop(0))
