@@ -23,11 +23,11 @@ from zpipeline.web.batch import MAX_JOBS, job_of
 from zpipeline.web.idempotency import HEADER, key_of, refuse_key
 from zpipeline.web.observe import Events, stats_of, workers_of
 from zpipeline.web.openapi import description
+from zpipeline.web.other_sites import refuse_other_sites
 from zpipeline.web.prefer import wait_of
 from zpipeline.web.problems import Problem, nothing_here, problem_of, too_large, unknown_job
 from zpipeline.web.query import parameters, whole
 from zpipeline.web.request import Request, unexpected
-from zpipeline.web.sites import refuse_other_sites
 
 NDJSON = b"application/x-ndjson"
 
