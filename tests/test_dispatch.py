@@ -1,7 +1,7 @@
 """Who gets which job: fairness, and each rule of the dispatcher by itself."""
 
 import random
-from itertools import combinations, count, groupby
+from itertools import accumulate, combinations, count
 from typing import Any
 
 from hypothesis import given, settings
@@ -42,10 +42,11 @@ class PropertyTests(unittest.SynchronousTestCase):
         names = count()
 
         def check() -> None:
-            # Counts of any stretch differ by one run at most when the two alternate.
+            # How far one is before the other, after each job. What they got in a stretch differs by a difference of those.
             for (one, one_since), (other, other_since) in combinations(since.items(), 2):
-                both = [who for who in handed[max(one_since, other_since) :] if who in (one.number, other.number)]
-                assert all(len(list(turn)) <= run for _, turn in groupby(both)), both
+                both = handed[max(one_since, other_since) :]
+                ahead = list(accumulate([(who == one.number) - (who == other.number) for who in both], initial=0))
+                assert max(ahead) - min(ahead) <= (1 if run == 1 else 2 * run + 1), both
 
         def ready() -> Session:
             session = dispatcher.ready(next(names), 1, 0.0)
@@ -150,8 +151,58 @@ class HandingOutTests(Case):
         self.short(7, 8, 9)
         self.add(5)
         self.assertEqual(self.assign(), {7: [1, 2], 8: [3, 4], 9: [5]})
+
+    def test_who_was_given_fewer_in_runs_comes_first(self) -> None:
+        self.short(7, 8, 9)
         self.add(3)
-        self.assertEqual(self.assign(), {7: [6, 7], 8: [8]})
+        self.assertEqual(self.assign(), {7: [1, 2], 8: [3]})
+        self.add(2)
+        self.assertEqual(self.assign(), {9: [4, 5]})
+        self.add(2)
+        self.assertEqual(self.assign(), {8: [6, 7]})
+
+    def test_jobs_of_a_lost_worker_go_out_in_runs_too(self) -> None:
+        self.short(7, 8)
+        self.add(2)
+        self.assertEqual(self.assign(), {7: [1, 2]})
+        self.lose(7, Fate.UNREACHABLE)
+        self.short(9)
+        self.assertEqual(self.assign(), {8: [1, 2]})
+
+    def test_a_job_that_comes_alone_goes_to_the_next_in_turn_whatever_was_given_in_runs(self) -> None:
+        self.short(7, 8, 9)
+        self.add(3)
+        self.assertEqual(self.assign(), {7: [1, 2], 8: [3]})
+        for number, job in ((7, 4), (8, 5), (9, 6), (7, 7)):
+            self.add(1)
+            self.assertEqual(self.assign(), {number: [job]})
+
+    def runs(self, count: int) -> list[int]:
+        """Which workers get so many runs, each of which is done before the next."""
+        workers = []
+        for _ in range(count):
+            self.add(2)
+            (number,) = self.assign()
+            self.done(number)
+            workers.append(number)
+        return workers
+
+    def test_a_worker_that_had_no_room_is_owed_one_run_and_no_more(self) -> None:
+        self.short(7, 8)
+        self.add(8)
+        self.assertEqual(self.assign(), {7: [1, 2, 5, 6], 8: [3, 4, 7, 8]})
+        self.done(8)
+        self.assertEqual(self.runs(5), [8] * 5)
+        self.done(7)
+        self.assertEqual(self.runs(5), [7, 7, 8, 7, 8])
+
+    def test_a_worker_that_took_no_part_is_owed_nothing(self) -> None:
+        self.short(7, 8)
+        self.dispatcher.pause(self.at(7), True)
+        self.assertEqual(self.runs(5), [8] * 5)
+        self.dispatcher.pause(self.at(7), False)
+        self.short(9)
+        self.assertEqual(self.runs(5), [8, 7, 9, 8, 7])
 
     def test_several_rounds_of_runs_are_dealt_at_once(self) -> None:
         self.short(7, 8)

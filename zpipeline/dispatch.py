@@ -4,9 +4,11 @@
 
 The rules that this module keeps:
 
-1. Round-robin over the ready workers that have room in their window. What a worker is given in its turn is one job, or,
-   where all say that they do several in a millisecond, that many: a run. While no window is full, the counts of any
-   stretch of jobs differ by one run at most between workers.
+1. Round-robin over the ready workers that have room in their window, one job at a time. Where all of them say that they
+   do several in a millisecond, and several jobs wait, each is given that many at once: a run. Those come first then that
+   have been given the fewest in runs, so that no run which was cut short for want of jobs puts its worker behind. While
+   no window is full, the counts of any stretch of jobs differ between two workers by one job at most where they went out
+   one by one, and by two runs where they went out in runs.
 2. A window is a number of jobs (`zpipeline.window`) and of bytes (`WINDOW_BYTES`, or one job more); a worker that has
    nothing in flight always has room for a run.
 3. No worker has room: jobs wait, in the order of their acceptance.
@@ -157,7 +159,7 @@ class Dispatcher:
         session = Session(number, Window(concurrency, self._fixed_window), now if since is None else since)
         session.progress_at = now
         self._sessions[number] = session
-        self._ring.append(session)
+        self._join(session)
         return session
 
     def leave(self, session: Session) -> None:
@@ -220,13 +222,16 @@ class Dispatcher:
         return list(given.items())
 
     def _deal(self, given: dict[Session, list[Entry]], now: float) -> Session | None:
-        """Rules 1 to 3, as many whole rounds at once as all that take part have room for: who got the last job."""
+        """Rules 1 to 3, as many whole rounds at once as all that take part have room for: who had the last turn."""
         last = None
         turn = [(session, room) for session in self._ring if (room := _room(session, now)) > 0]
+        by_runs = len(self._fresh) + len(self._back) > 1 and all([session.window.run > 1 for session, _ in turn])
+        if by_runs:
+            _fewest_first(turn)
         while turn:
-            free = min(WINDOW_BYTES - session.bytes for session, _ in turn)
-            most = max(1, min(min(room for _, room in turn), free // self._largest))  # for each of them
-            run = min(most, min(session.window.run for session, _ in turn))
+            free = WINDOW_BYTES - max([session.bytes for session, _ in turn])
+            most = max(1, min(min([room for _, room in turn]), free // self._largest))  # for each of them
+            run = min(most, min([session.window.run for session, _ in turn]))
             most -= most % run
             jobs = self._take(most * len(turn))
             for place, batch in enumerate(_shares(jobs, run, len(turn))):
@@ -239,7 +244,9 @@ class Dispatcher:
                     if not session.in_flight:
                         session.progress_at = now
                 _hold(session, batch)
-            if jobs:
+                if by_runs:
+                    session.in_runs += len(batch)
+            if jobs and not by_runs:
                 last = turn[(len(jobs) - 1) // run % len(turn)][0]
             if len(jobs) < most * len(turn):
                 break
@@ -410,9 +417,14 @@ class Dispatcher:
         """Whether the session is in the ring follows from its flags."""
         belongs = not (session.leaving or session.paused or session.reserved)
         if belongs and session not in self._ring:
-            self._ring.append(session)
+            self._join(session)
         elif not belongs and session in self._ring:
             self._ring.remove(session)
+
+    def _join(self, session: Session) -> None:
+        """Into the ring, after all others: for what they were given meanwhile nothing is owed."""
+        session.in_runs = max((other.in_runs for other in self._ring), default=0)
+        self._ring.append(session)
 
     def _take(self, most: int) -> list[Entry]:
         """The jobs that wait longest; those that were settled while they waited, by a late DONE, are left out."""
@@ -437,6 +449,16 @@ def _room(session: Session, now: float) -> int:
         return 0
     room = session.window.size(now) - in_flight
     return room if in_flight else max(session.window.run, room)
+
+
+def _fewest_first(turn: list[tuple[Session, int]]) -> None:
+    """In the order of what they were given in runs. One that had no room for a while is owed a run at most."""
+    most = max([session.in_runs for session, _ in turn], default=0)
+    for session, _ in turn:
+        least = most - session.window.run
+        if session.in_runs < least:
+            session.in_runs = least
+    turn.sort(key=lambda place: place[0].in_runs)
 
 
 def _shares(jobs: list[Entry], run: int, workers: int) -> list[list[Entry]]:

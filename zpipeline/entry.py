@@ -66,6 +66,7 @@ class Session:
     :ivar since: when its process was first ready.
     :ivar in_flight: its jobs, by sequence number.
     :ivar bytes: of their bodies together.
+    :ivar in_runs: jobs that it was given in runs, beside what the others were. (`zpipeline.dispatch`)
     :ivar leaving: it gets nothing new: it has said BYE.
     :ivar paused: it gets nothing new for now: its socket takes nothing.
     :ivar reserved: it gets suspects only.
@@ -78,6 +79,7 @@ class Session:
         "bytes",
         "has_suspects",
         "in_flight",
+        "in_runs",
         "leaving",
         "number",
         "paused",
@@ -94,6 +96,7 @@ class Session:
         self.since = since
         self.in_flight: dict[int, Entry] = {}
         self.bytes = 0
+        self.in_runs = 0
         self.leaving = False
         self.paused = False
         self.reserved = False
