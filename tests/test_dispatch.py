@@ -42,7 +42,7 @@ class PropertyTests(unittest.SynchronousTestCase):
         names = count()
 
         def check() -> None:
-            # How far one is before the other, after each job. What they got in a stretch differs by a difference of those.
+            # How far one is before the other after each job: in a stretch their counts differ by a difference of these.
             for (one, one_since), (other, other_since) in combinations(since.items(), 2):
                 both = handed[max(one_since, other_since) :]
                 ahead = list(accumulate([(who == one.number) - (who == other.number) for who in both], initial=0))

@@ -4,11 +4,11 @@
 
 The rules that this module keeps:
 
-1. Round-robin over the ready workers that have room in their window, one job at a time. Where all of them say that they
-   do several in a millisecond, and several jobs wait, each is given that many at once: a run. Those come first then that
-   have been given the fewest in runs, so that no run which was cut short for want of jobs puts its worker behind. While
-   no window is full, the counts of any stretch of jobs differ between two workers by one job at most where they went out
-   one by one, and by two runs where they went out in runs.
+1. Round-robin over the ready workers that have room in their window, one job at a time. Where all of them say that
+   they do several in a millisecond, and several jobs wait, each is given that many at once: a run. Those come first
+   then that have been given the fewest in runs, so that no run which was cut short for want of jobs puts its worker
+   behind. While no window is full, the counts of any stretch of jobs differ between two workers by one job at most
+   where they went out one by one, and by two runs where they went out in runs.
 2. A window is a number of jobs (`zpipeline.window`) and of bytes (`WINDOW_BYTES`, or one job more); a worker that has
    nothing in flight always has room for a run.
 3. No worker has room: jobs wait, in the order of their acceptance.
@@ -225,7 +225,8 @@ class Dispatcher:
         """Rules 1 to 3, as many whole rounds at once as all that take part have room for: who had the last turn."""
         last = None
         turn = [(session, room) for session in self._ring if (room := _room(session, now)) > 0]
-        by_runs = len(self._fresh) + len(self._back) > 1 and all([session.window.run > 1 for session, _ in turn])
+        shortest = min([session.window.run for session, _ in turn], default=0)
+        by_runs = shortest > 1 and len(self._fresh) + len(self._back) > 1
         if by_runs:
             _fewest_first(turn)
         while turn:
