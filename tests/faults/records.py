@@ -59,15 +59,30 @@ class Count:
         return cls(accepted, accepted, run_twice, 0, 0)
 
 
-def read_record(path: Path) -> Record:
-    """What is there now."""
-    text = path.read_text() if path.exists() else ""
-    lines = []
-    # What comes after the last line end is a line that is being written just now.
-    for line in text.split("\n")[:-1]:
-        at, word, job_id, *body = line.split(" ", 3)
-        lines.append(Line(float(at), job_id, body[0] if word == "begin" else None))
-    return Record(lines)
+class Reader:
+    """Reads a record again and again, each time only what has come since."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+        self._lines: list[Line] = []
+
+    def record(self) -> Record:
+        """What is there now."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._position)
+                # What comes after the last line end is a line that is being written just now.
+                whole = file.read().rpartition(b"\n")[0]
+            if whole:
+                self._position += len(whole) + 1
+                self._lines += map(_line, whole.decode().split("\n"))
+        return Record(self._lines.copy())
+
+
+def _line(text: str) -> Line:
+    at, word, job_id, *body = text.split(" ", 3)
+    return Line(float(at), job_id, body[0] if word == "begin" else None)
 
 
 def in_order(records: Iterable[Record]) -> list[Line]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
+import random
 import signal
 import socket
 import subprocess
@@ -36,24 +36,47 @@ TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()",
 ROUNDS = 20
 
 
-_given: set[int] = set()
+#: Ports are claimed in blocks of so many. None of them is one that the system gives to whoever asks for any
+#: (32768 and above).
+_BLOCK = 500
+_BLOCKS = range(20_000, 32_000, _BLOCK)
+
+_claims: list[socket.socket] = []
+_ports: list[int] = []
 
 
 def free_port() -> int:
     """A port that nobody listens on, each time another: who gets it may take a second until it listens.
 
-    So it is none of those that the system gives to whoever asks for any (32768 and above).
+    So no other test run on this machine may be given it meanwhile: a block is claimed by listening on its first port.
     """
     while True:
-        port = 20_000 + secrets.randbelow(12_000)
+        if not _ports:
+            _claim()
+        port = _ports.pop()
         with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in _given:
-            _given.add(port)
-            return port
+            if _is_bound(probe, port):
+                return port
+
+
+def _claim() -> None:
+    for first in random.sample(_BLOCKS, len(_BLOCKS)):
+        claim = socket.socket()
+        if _is_bound(claim, first):
+            claim.listen()
+            _claims.append(claim)
+            _ports.extend(range(first + 1, first + _BLOCK))
+            return
+        claim.close()
+    raise SkipTest("all ports between 20000 and 32000 are taken by other test runs")
+
+
+def _is_bound(new: socket.socket, port: int) -> bool:
+    try:
+        new.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
 
 
 @define(eq=False)
@@ -104,6 +127,7 @@ class Rig(ExitStack):
     processes: list[Process] = field(factory=list)
     webs: dict[int, Process] = field(factory=dict)
     inside: list[str] = field(factory=list)
+    _readers: dict[int, records.Reader] = field(factory=dict)
 
     def __attrs_pre_init__(self) -> None:
         super().__init__()
@@ -249,7 +273,8 @@ class Rig(ExitStack):
 
     def record(self, port: int) -> Record:
         """What the worker on that port has run."""
-        return records.read_record(self.folder / f"record-{port}")
+        reader = self._readers.setdefault(port, records.Reader(self.folder / f"record-{port}"))
+        return reader.record()
 
     def records(self) -> dict[int, Record]:
         """What each worker has run, by port."""
