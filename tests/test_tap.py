@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -56,19 +56,6 @@ def options_of(plugin: str) -> Options:
 
 def listen(port: int) -> str:
     return f"--listen=tcp:{port}:interface=127.0.0.1"
-
-
-def ports_in_a_row(count: int) -> int:
-    """The first of so many ports that nobody listens on."""
-    while True:
-        first = free_port()
-        try:
-            with ExitStack() as stack:
-                for port in range(first, first + count):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            continue
-        return first
 
 
 @contextmanager
@@ -315,7 +302,7 @@ class TapCase(SynchronousTestCase):
     ) -> Process:
         """Start zpipe, its first worker on port `first`; what all its workers run is recorded under its HTTP port."""
         port = free_port()
-        first = first or ports_in_a_row(workers)
+        first = first or free_port(in_a_row=workers)
         journal = [] if "--no-journal" in options else [f"--journal=journal-{port}.sqlite"]
         places = [listen(port), f"--first-port={first}", *journal]
         words = [*twistd, "zpipe", *places, f"--workers={workers}", *options]
@@ -666,7 +653,7 @@ class Zpipe(TapCase):
 
     def test_workers_say_who_they_are_and_are_started_again_when_killed(self) -> None:
         """A worker that was killed takes part again."""
-        first = ports_in_a_row(3)
+        first = free_port(in_a_row=3)
         ports = [first, first + 1, first + 2]
         zpipe = self.zpipe(workers=3, first=first)
         self.rig.until_ready(zpipe, 3)
@@ -765,7 +752,7 @@ class Daemons(TapCase):
 
     def test_the_whole_pipeline_is_a_daemon(self) -> None:
         """What its workers say is in its log file."""
-        http, first = free_port(), ports_in_a_row(2)
+        http, first = free_port(), free_port(in_a_row=2)
         log = self.daemon("all", "zpipe", listen(http), "--workers=2", f"--first-port={first}")
         self.wait("the workers are ready", lambda: _ready(http) == 2)
         self.assertEqual(post(http, b"to a daemon")[0], 202)

@@ -45,18 +45,20 @@ _claims: list[socket.socket] = []
 _ports: list[int] = []
 
 
-def free_port() -> int:
+def free_port(in_a_row: int = 1) -> int:
     """A port that nobody listens on, each time another: who gets it may take a second until it listens.
 
     So no other test run on this machine may be given it meanwhile: a block is claimed by listening on its first port.
+
+    :param in_a_row: of how many such ports it is the first.
     """
     while True:
-        if not _ports:
+        if len(_ports) < in_a_row:
             _claim()
-        port = _ports.pop()
-        with socket.socket() as probe:
-            if _is_bound(probe, port):
-                return port
+        ports = [_ports.pop() for _ in range(in_a_row)]
+        with ExitStack() as probes:
+            if all(_is_bound(probes.enter_context(socket.socket()), port) for port in ports):
+                return ports[0]
 
 
 def _claim() -> None:
@@ -65,7 +67,7 @@ def _claim() -> None:
         if _is_bound(claim, first):
             claim.listen()
             _claims.append(claim)
-            _ports.extend(range(first + 1, first + _BLOCK))
+            _ports[:] = range(first + _BLOCK - 1, first, -1)
             return
         claim.close()
     raise SkipTest("all ports between 20000 and 32000 are taken by other test runs")
