@@ -454,7 +454,7 @@ def _room(session: Session, now: float) -> int:
 
 def _fewest_first(turn: list[tuple[Session, int]]) -> None:
     """In the order of what they were given in runs. One that had no room for a while is owed a run at most."""
-    most = max([session.in_runs for session, _ in turn], default=0)
+    most = max([session.in_runs for session, _ in turn])
     for session, _ in turn:
         least = most - session.window.run
         if session.in_runs < least:

@@ -66,7 +66,7 @@ class Session:
     :ivar since: when its process was first ready.
     :ivar in_flight: its jobs, by sequence number.
     :ivar bytes: of their bodies together.
-    :ivar in_runs: jobs that it was given in runs, beside what the others were. (`zpipeline.dispatch`)
+    :ivar in_runs: jobs that it was given in runs, and all that the others had been given when it came.
     :ivar leaving: it gets nothing new: it has said BYE.
     :ivar paused: it gets nothing new for now: its socket takes nothing.
     :ivar reserved: it gets suspects only.

@@ -57,23 +57,24 @@ def free_port(in_a_row: int = 1) -> int:
             _claim()
         ports = [_ports.pop() for _ in range(in_a_row)]
         with ExitStack() as probes:
-            if all(_is_bound(probes.enter_context(socket.socket()), port) for port in ports):
+            if all(_bind(probes.enter_context(socket.socket()), port) for port in ports):
                 return ports[0]
 
 
 def _claim() -> None:
     for first in random.sample(_BLOCKS, len(_BLOCKS)):
         claim = socket.socket()
-        if _is_bound(claim, first):
+        if _bind(claim, first):
             claim.listen()
             _claims.append(claim)
             _ports[:] = range(first + _BLOCK - 1, first, -1)
             return
         claim.close()
-    raise SkipTest("all ports between 20000 and 32000 are taken by other test runs")
+    raise AssertionError("all ports between 20000 and 32000 are taken by test runs")
 
 
-def _is_bound(new: socket.socket, port: int) -> bool:
+def _bind(new: socket.socket, port: int) -> bool:
+    """Bind it to that port: whether nobody had it."""
     try:
         new.bind(("127.0.0.1", port))
     except OSError:

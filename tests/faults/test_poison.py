@@ -70,7 +70,7 @@ class Poison(RigCase):
             load.join()
             self.check(web, load, strikes, poisoned)
         # The first strikes may hit all workers at once. After that one at a time is risked, and each job has rests: so
-        # others run that came after all poison, between its last first strike and the last of all.
+        # others run that came after all poison, between the time when all of it has begun once and the last strike.
         lines = self.rig.lines()
         began = [[line.at for line in lines if line.job_id == job_id] for job_id in poisoned.values()]
         since, until = max(map(min, began)), max(map(max, began))
