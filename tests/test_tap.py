@@ -70,10 +70,17 @@ def is_gone(pid: int) -> bool:
     """Whether that process has ended, though nobody may have asked for its status yet."""
     try:
         os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat")
-        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
-    except (ProcessLookupError, FileNotFoundError):
+    except ProcessLookupError:
         return True
+    return state_of(pid) == "Z"
+
+
+def state_of(pid: int) -> str | None:
+    """What that process does, by the letter of Linux's proc(5); None where nothing tells."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 class OptionsOfEach(SynchronousTestCase):
@@ -707,6 +714,8 @@ class Zpipe(TapCase):
             post(zpipe.port, b"600")
         self.wait("two workers are busy", lambda: len(self.rig.record(zpipe.port).begun) == 2)
         os.kill(pids[0], signal.SIGSTOP)
+        # The system goes on with what is stopped by then, not with what is about to stop.
+        self.wait("one is frozen", lambda: state_of(pids[0]) in ("T", None))
         zpipe.signal(signal.SIGKILL)
         for pid in pids:
             self.addCleanup(_kill, pid)
