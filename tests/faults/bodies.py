@@ -2,6 +2,7 @@
 
 ``exit``, ``segfault``, ``killed``   the process dies: by `os._exit`, by a segmentation fault, by SIGKILL
 ``fail N``                           the first N attempts fail, whichever workers make them
+``fail N later SECONDS``             the same; and each asks to be tried again after so long, in place of the backoff
 a number                             the job takes that many seconds
 """
 
@@ -13,6 +14,17 @@ import signal
 from pathlib import Path
 
 POISON = (b"exit", b"segfault", b"killed")
+
+
+class Later(Exception):
+    """Not now, but after so many seconds.
+
+    :ivar delay: as given.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.delay = seconds
 
 
 def act(record: str, job_id: str, body: str) -> None:
@@ -27,12 +39,14 @@ def act(record: str, job_id: str, body: str) -> None:
             ctypes.string_at(0)
         case ["killed"]:
             os.kill(os.getpid(), signal.SIGKILL)
-        case ["fail", times]:
+        case ["fail", times, *later]:
             with Path(record).with_name(f"attempts-{job_id}").open("ab") as attempts:
                 attempts.write(b".")
                 attempts.flush()
                 attempt = attempts.tell()
             if attempt <= int(times):
+                if later:
+                    raise Later(float(later[-1]))
                 raise ValueError(f"attempt {attempt} fails, as it was told to")
 
 

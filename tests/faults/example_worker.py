@@ -9,7 +9,7 @@ import runpy
 import sys
 import time
 
-from tests.faults.bodies import act, seconds_of
+from tests.faults.bodies import Later, act, seconds_of
 
 _write = os.write
 _record = sys.argv[3]
@@ -19,14 +19,6 @@ class Rejected(Exception):
     """This job can never work."""
 
     kind = 1
-
-
-class Later(Exception):
-    """Not now."""
-
-    def __init__(self, seconds):
-        super().__init__(seconds)
-        self.delay = seconds
 
 
 def write(file, data):

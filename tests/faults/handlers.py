@@ -8,7 +8,8 @@ says otherwise; while there is a file named $RECORD.slow, a second.
 import os
 import time
 
-from tests.faults.bodies import act, seconds_of
+from tests.faults.bodies import Later, act, seconds_of
+from zpipeline import RetryLater
 
 _record = os.environ["RECORD"]
 _file = os.open(_record, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -19,7 +20,10 @@ def begin(job):
     """Write that the job begins, and do what its body says: how long it takes, in seconds."""
     text = job.body.decode("latin-1")[:100]
     os.write(_file, f"{time.monotonic():.6f} begin {job.id} {text}\n".encode())
-    act(_record, job.id, text)
+    try:
+        act(_record, job.id, text)
+    except Later as error:
+        raise RetryLater(error.delay) from None
     seconds = seconds_of(text)
     if seconds is not None:
         return seconds
