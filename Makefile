@@ -21,8 +21,9 @@ PURE_TESTS = $(foreach module,protocol dispatch suspects retries admission windo
 run: $(VENV)/installed
 	$(BIN)/twistd -n zpipe
 
+# Two at a time: the tests wait more than they compute.
 test: $(VENV)/installed-test
-	$(BIN)/trial tests
+	$(BIN)/trial --jobs=2 tests
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
