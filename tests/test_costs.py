@@ -153,11 +153,13 @@ class JournalTests(CostCase):
         def accept() -> None:
             tables.begin()
             tables.accept(entries, None, 0.0)
+            tables.finish()
             tables.commit()
 
         def settle() -> None:
             tables.begin()
             tables.write(Facts(done=entries))
+            tables.finish()
             tables.commit()
 
         self.assert_costs(40, accept)

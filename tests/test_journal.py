@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import sqlite3
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree, which
 from typing import Any
-from unittest.mock import patch
 
 from attrs import evolve, frozen
 from hypothesis import settings
@@ -342,6 +340,7 @@ class Books(RuleBasedStateMachine):
         self.keys: dict[str, int] = {}
         self.bodies: dict[int, bytes] = {}
         self.results: dict[int, bytes] = {}
+        self.settled_at: dict[int, float] = {}
         self.reopen()
 
     def reopen(self) -> None:
@@ -360,13 +359,14 @@ class Books(RuleBasedStateMachine):
 
     @contextmanager
     def transaction(self, undo: bool = False) -> Iterator[Tables]:
-        before = dict(self.jobs), dict(self.dead), dict(self.keys), dict(self.results)
+        before = [dict(model) for model in (self.jobs, self.dead, self.keys, self.results, self.settled_at)]
         self.tables.begin()
         yield self.tables
         self.tables.tidy(self.now)
+        self.tables.finish()
         if undo:
             self.tables.rollback()
-            self.jobs, self.dead, self.keys, self.results = before
+            self.jobs, self.dead, self.keys, self.results, self.settled_at = before
         else:
             self.tables.commit()
 
@@ -399,12 +399,13 @@ class Books(RuleBasedStateMachine):
     @rule(
         tried_=st.lists(st.tuples(any_job, times)),
         done_=st.lists(any_job),
-        elsewhere=st.lists(st.tuples(any_job, times)),
+        elsewhere_=st.lists(any_job),
         dead_=st.lists(any_job),
         results=st.dictionaries(any_job, any_result),
         undo=st.booleans(),
     )
-    def write(self, tried_: Any, done_: Any, elsewhere: Any, dead_: Any, results: Any, undo: bool) -> None:
+    def write(self, tried_: Any, done_: Any, elsewhere_: Any, dead_: Any, results: Any, undo: bool) -> None:
+        unsettled = set(self.jobs)
         with self.transaction(undo) as tables:
             facts = Facts()
             for number, due in tried_:
@@ -412,7 +413,7 @@ class Books(RuleBasedStateMachine):
                 if number in self.jobs:
                     self.jobs[number] = (*self.jobs[number][:4], 2, 0, due, "KeyError")
             facts.add(done(*map(self.entry, done_), at=self.now))
-            facts.add(Facts(elsewhere=elsewhere))
+            facts.add(Facts(elsewhere=[(number, self.now) for number in elsewhere_]))
             facts.add(dead(*map(self.entry, dead_), at=self.now))
             facts.add(Facts(results=results))
             told = tables.write(facts)
@@ -422,9 +423,10 @@ class Books(RuleBasedStateMachine):
             for number in dead_:
                 if self.jobs.pop(number, None):
                     self.dead[number] = letter(self.entry(number), self.now)
-            said = {number for number, _ in elsewhere} & set(self.jobs)
+            said = set(elsewhere_) & set(self.jobs)
             self.case.assertEqual(sorted(told), sorted((number, len(self.jobs.pop(number)[1])) for number in said))
             self.results |= {number: results[number] for number in said if number in results}
+            self.settled_at |= dict.fromkeys(unsettled - set(self.jobs), self.now)
 
     def entry(self, number: int) -> Entry:
         """A job of this number, which may never have been."""
@@ -438,6 +440,7 @@ class Books(RuleBasedStateMachine):
             self.case.assertEqual((numbers(entries), more), (chosen[:most], len(chosen) > most))
             for entry in entries:
                 del self.dead[entry.sequence]
+                del self.settled_at[entry.sequence]
                 self.jobs[entry.sequence] = plain([entry])[0]
 
     @rule(number=any_job, undo=st.booleans())
@@ -466,6 +469,7 @@ class Books(RuleBasedStateMachine):
         if not hasattr(self, "tables"):
             return
         self.tables.begin()
+        self.tables.insert_new()
         fresh, _ = self.tables.load(0, MANY, MANY)
         retrying, _ = self.tables.load_retries(FIRST, MANY, MANY)
         letters = [self.tables.letter(each.sequence) for each in self.tables.letters(0, MANY)]
@@ -476,15 +480,20 @@ class Books(RuleBasedStateMachine):
             plain(retrying), sorted((row for row in expected if row[6] is not None), key=lambda row: (row[6], row[0]))
         )
         self.case.assertEqual(letters, [self.dead[number] for number in sorted(self.dead)])
-        # what is kept of results is right, and no more than may be; of those that are gone no job is younger
+        # what is kept of settled jobs was settled last, however early it was accepted
+        settled = dict(self.connection.execute("SELECT sequence, returned FROM settled"))
+        gone = [at for number, at in self.settled_at.items() if number not in settled]
+        self.case.assertLessEqual(max(gone, default=0), min(map(self.settled_at.__getitem__, settled), default=MANY * 9))
+        self.case.assertLessEqual(len(settled), 15)
+        # what is kept of results is right, and no more than may be; of those that are gone no job was settled later
         kept = dict(self.connection.execute("SELECT sequence, value FROM results"))
         self.case.assertEqual(kept, {number: self.results[number] for number in kept})
         self.case.assertLessEqual(sum(map(len, kept.values())), 80)
-        settled = dict(self.connection.execute("SELECT sequence, returned FROM settled"))
+        earliest = min(map(self.settled_at.__getitem__, kept), default=MANY * 9)
         for number, returned in settled.items():
             self.case.assertEqual(bool(returned), number in self.results)
             if returned and number not in kept:
-                self.case.assertLess(number, min(kept, default=number + 1))
+                self.case.assertLessEqual(self.settled_at[number], earliest)
         # a key is there for as long as its job is unsettled
         found = dict(self.connection.execute("SELECT name, sequence FROM keys"))
         for name, number in self.keys.items():
@@ -598,33 +607,35 @@ class TransactionTests(BooksCase):
         await gatherResults([first, *waiting])
         self.assertEqual(said.count("COMMIT"), 2)
 
-    async def test_nothing_is_answered_before_the_log_is_on_the_disk(self) -> None:
-        synced: list[int] = []
+    async def test_nothing_is_answered_before_the_commit_is_through(self) -> None:
         at_disk, go = threading.Event(), threading.Event()
         self.addCleanup(go.set)
+        commits: list[str] = []
+        commit = Tables.commit
 
-        def sync(log: int) -> None:
-            synced.append(log)
+        def wait(tables: Tables) -> None:
+            commits.append(threading.current_thread().name)
             at_disk.set()
             go.wait()
+            commit(tables)
 
-        self.patch(writer, "_sync", sync)
+        self.patch(Tables, "commit", wait)
         journal = self.opened()
         accepted = journal.accept(jobs(1), None)
-        await until(at_disk.is_set, "the log is being synced")
-        self.assertEqual(self.rows("SELECT sequence FROM jobs"), [(1,)])
+        await until(at_disk.is_set, "it is being committed")
+        self.assertEqual(self.rows("SELECT sequence FROM jobs"), [])
         self.assertNoResult(accepted)
         later = journal.accept(jobs(2), None)
         go.set()
         await accepted
         await later
-        self.assertEqual(len(synced), 2)
-        self.assertEqual(os.path.samestat(os.fstat(synced[0]), os.stat(f"{self.path}-wal")), True)
+        self.assertEqual(commits, ["zpipeline journal"] * 2)
 
-    async def test_when_that_may_wait_nothing_is_synced(self) -> None:
-        self.patch(writer, "_sync", lambda log: self.fail("synced"))
+    async def test_when_the_disk_may_wait_it_is_committed_at_once(self) -> None:
         journal = self.opened("normal")
-        await self.put(journal, job(1))
+        accepted = journal.accept(jobs(1), None)
+        await deferLater(reactor, 0)
+        self.assertIsNone(self.successResultOf(accepted))
 
     async def test_the_log_is_brought_into_the_file_now_and_then(self) -> None:
         self.patch(tables, "_CHECKPOINT_PAGES", 30)
@@ -640,13 +651,13 @@ class TransactionTests(BooksCase):
         self.patch(writer, "MOST_QUICK", 3)
         journal = self.opened()
         threads: list[str] = []
-        commit = Tables.commit
+        finish = Tables.finish
 
-        def committed(tables: Tables) -> None:
+        def finished(tables: Tables) -> None:
             threads.append(threading.current_thread().name)
-            commit(tables)
+            finish(tables)
 
-        self.patch(Tables, "commit", committed)
+        self.patch(Tables, "finish", finished)
         entries = jobs(*range(1, 8))
         await self.put(journal, *entries[:3])
         await self.put(journal, *entries[3:])
@@ -716,21 +727,22 @@ class TroubleTests(BooksCase):
         other.execute("BEGIN IMMEDIATE")
         return other
 
-    async def test_a_batch_that_cannot_be_written_is_refused_with_all_beside_it(self) -> None:
+    async def test_a_request_that_cannot_be_written_is_refused_alone(self) -> None:
         journal = self.opened()
         await self.put(journal, *jobs(1, 2))
         journal.note(done(*jobs(2)))
-        answers = [
-            journal.accept(jobs(3), Key("a", b"")),
-            journal.accept(jobs(4, 5, 1), None),  # a number that is there
-            journal.load(0, 9, MANY),
-        ]
-        await gatherResults([self.assertFailure(answer, JournalError) for answer in answers])
-        await self.owner.recovered
+        first = journal.accept(jobs(3), Key("a", b""))
+        wrong = journal.accept(jobs(4, 5, 1), None)  # a number that is there
+        page = journal.load(0, 9, MANY)
+        last = journal.accept(jobs(6), None)
+        self.assertIn("UNIQUE constraint failed", await self.refusal(wrong))
+        self.assertEqual([await first, await last], [None, None])
+        self.assertEqual(numbers((await page)[0]), [1, 3])
+        self.assertEqual(len(self.flushLoggedErrors(sqlite3.IntegrityError)), 1)
+        self.assertIsNone(journal.trouble)
         entries, _ = await journal.load(0, 9, MANY)
-        self.assertEqual(numbers(entries), [1])
+        self.assertEqual(numbers(entries), [1, 3, 6])
         self.assertEqual((await journal.status(2)).state, "done")
-        self.assertIsNone(await journal.accept(jobs(3), Key("a", b"")))
         self.check_books()
 
     async def test_a_batch_that_does_not_fit_is_refused_and_facts_are_written(self) -> None:
@@ -804,19 +816,6 @@ class TroubleTests(BooksCase):
         other.execute("ROLLBACK")
         self.assertIsNone(await accepted)
 
-    async def test_a_disk_that_cannot_sync_is_trouble(self) -> None:
-        journal = self.opened()
-
-        def fail(log: int) -> None:
-            raise OSError(errno.EIO, "Input/output error")
-
-        with patch.object(writer, "_sync", fail):
-            why = await self.refusal(journal.accept(jobs(1), None))
-        self.assertIn("Input/output error", why)
-        await self.owner.recovered
-        await self.put(journal, job(2))
-        self.check_books()
-
     async def test_trouble_is_not_over_before_something_could_be_written(self) -> None:
         journal = self.opened()
         connection = self.connection(journal)
@@ -879,7 +878,7 @@ class TroubleTests(BooksCase):
         journal.note(done(job(1)))
         await self.refusal(journal._ask(lambda tables: 1 // 0, Kind.CHANGE))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        await self.owner.recovered
+        self.assertIsNone(journal.trouble)
         self.assertEqual((await journal.status(1)).state, "done")
 
     async def test_what_is_left_is_written_at_the_end(self) -> None:

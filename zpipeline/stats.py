@@ -207,10 +207,12 @@ class Commits:
 
     :ivar seconds: how long each took, until it was on the disk.
     :ivar jobs: how many each had.
+    :ivar set_aside: how many facts about jobs could not be written, for another reason than the disk.
     """
 
     seconds: Histogram = field(factory=Histogram)
     jobs: Histogram = field(factory=lambda: Histogram(histogram.JOBS))
+    set_aside: int = 0
 
     def observe(self, seconds: float, jobs: int) -> None:
         """There was one more."""

@@ -7,7 +7,7 @@ a Deferred, finds what was noted before, and is answered in the order in which i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from attrs import define, field, frozen
@@ -184,6 +184,35 @@ class Facts:
         self.dead += later.dead
         for sequence, result in later.results.items():
             self.results.setdefault(sequence, result)  # of a job that was done twice, what was heard of first
+
+    def sequences(self) -> list[int]:
+        """The numbers of the jobs, fact by fact."""
+        return [
+            *(tried.sequence for tried in self.tried),
+            *(entry.sequence for entry in self.done),
+            *(sequence for sequence, _ in self.elsewhere),
+            *(letter.summary.sequence for letter in self.dead),
+        ]
+
+    def singles(self) -> list[Facts]:
+        """Each fact by itself."""
+        return [
+            *(Facts(tried=[tried]) for tried in self.tried),
+            *(Facts(done=[entry], results=self._result_of(entry.sequence)) for entry in self.done),
+            *(Facts(elsewhere=[job], results=self._result_of(job[0])) for job in self.elsewhere),
+            *(Facts(dead=[letter]) for letter in self.dead),
+        ]
+
+    def _result_of(self, sequence: int) -> dict[int, bytes]:
+        return {sequence: self.results[sequence]} if sequence in self.results else {}
+
+    @classmethod
+    def together(cls, some: Iterable[Facts]) -> Facts:
+        """All of these, in order."""
+        facts = cls()
+        for each in some:
+            facts.add(each)
+        return facts
 
     @property
     def result_bytes(self) -> int:

@@ -2,24 +2,31 @@
 
 The pipeline knows `Journal` alone:
 
-    schema.py    the tables, and what is wrong with a file that cannot be used
-    opening.py   opening it, and the lock beside it
-    tables.py    what is read and written within a transaction
-    writer.py    when that is done, and in which thread: group commit
+    schema.py      the tables, and what is wrong with a file that cannot be used
+    lock.py        the lock beside it
+    opening.py     opening it
+    identity.py    whether the file that is open still has its name
+    tables.py      what is read and written within a transaction
+    counts.py      what is counted there
+    forgetting.py  what is not kept any longer
+    writer.py      when that is done, and in which thread: group commit
+    sifting.py     finding what cannot be written
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 
 from zpipeline.entry import Entry
-from zpipeline.errors import JournalError
+from zpipeline.errors import JournalError, UsageError
 from zpipeline.journal import opening
+from zpipeline.journal.identity import Identity
+from zpipeline.journal.lock import Lock
+from zpipeline.journal.schema import explain
 from zpipeline.journal.tables import Tables
 from zpipeline.journal.writer import MOST_QUICK, Kind, Request, Writer
 from zpipeline.retries import Key as Due
@@ -51,7 +58,7 @@ class Journal:
         self._synchronous = synchronous
         self._limits = limits
         self._commits = commits if commits is not None else Commits()
-        self._lock: IO[bytes] | None = None
+        self._lock: Lock | None = None
         self._tables: Tables | None = None
         self._writer: Writer | None = None
 
@@ -72,16 +79,24 @@ class Journal:
 
     def open(self, owner: StoreOwner) -> Opened:
         """See `zpipeline.store.Store.open`."""
-        held = opening.lock(self._path)
+        real = opening.real_path(self._path)
+        lock = Lock(self._path, real)
         try:
-            connection, opened = opening.open_journal(self._path)
+            connection, opened = opening.open_journal(
+                self._path, synchronous=self._synchronous, is_known=lock.had_journal
+            )
+            try:
+                tables, identity = Tables(connection, self._limits, opening.PATIENCE), Identity(real)
+            except Exception as error:
+                connection.close()
+                raise UsageError(f"the journal {self._path}: {explain(error)}") from None
         except BaseException:
-            held.close()
+            lock.close()
             raise
-        self._lock = held
-        tables = self._tables = Tables(connection, self._limits, opening.PATIENCE)
-        sqlites_log = os.path.realpath(self._path) + "-wal" if self._synchronous == "full" else None
-        self._writer = Writer(self._reactor, self._path, tables, owner, sqlites_log, self._commits)
+        lock.mark(opened.ventilator)
+        self._lock, self._tables = lock, tables
+        waits = self._synchronous == "full"
+        self._writer = Writer(self._reactor, self._path, tables, identity, owner, self._commits, waits=waits)
         self._writer.start()
         return opened
 

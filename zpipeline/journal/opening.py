@@ -1,19 +1,22 @@
-"""Opening a journal, which one process at a time may have."""
+"""Opening a journal, or making it."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
-from typing import IO
+
+from twisted.logger import Logger
 
 from zpipeline.errors import UsageError
-from zpipeline.journal.schema import APPLICATION, VERSION, create, explain
+from zpipeline.journal.schema import APPLICATION, VERSION, complete, create, explain
 from zpipeline.journal.tables import ROWS
 from zpipeline.store import Opened
 
 #: In pages; see `zpipeline.journal.tables`.
 _LONGEST_LOG = 25_000
+
+#: SQLite's log is cut to so many bytes when it begins anew.
+LOG_SIZE = 16 << 20
 
 #: Each number of rows has a statement of its own, and each is prepared but once.
 _STATEMENTS = 8 * ROWS
@@ -21,67 +24,82 @@ _STATEMENTS = 8 * ROWS
 #: How long another program that holds the file is waited for, in seconds.
 PATIENCE = 1.0
 
+log = Logger()
 
-def lock(path: str) -> IO[bytes]:
-    """Take the lock beside the journal. It is held until the file is closed, or the process ends.
 
-    :raises UsageError: another process has it, or it cannot be made.
+def real_path(path: str) -> str:
+    """The file that this journal is, without links.
+
+    :raises UsageError: it is no name of a file.
     """
-    # one lock for one file, whatever link it was named by
-    beside = os.path.realpath(path) + ".lock"
-    try:
-        file = open(beside, "a+b")  # noqa: SIM115 - held for as long as the journal is
-    except OSError as error:
-        raise UsageError(
-            f"the journal {path}: its lock {beside} cannot be made ({error.strerror}): see to its folder and the "
-            "permissions there, or name another file with --journal"
-        ) from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read(20).decode("ascii", "replace").strip() or "?"
-        file.close()
-        raise UsageError(
-            f"the journal {path} is in use by process {holder}: stop that one, or name another with --journal"
-        ) from None
-    except OSError as error:
-        file.close()
-        raise UsageError(
-            f"the journal {path} cannot be locked ({error.strerror}): name a file on a local disk with --journal"
-        ) from None
-    try:
-        file.truncate(0)
-        file.write(b"%d\n" % os.getpid())
-        file.flush()
-    except OSError:
-        pass  # a full disk: the lock holds, its text is only for people
-    return file
+    if path == ":memory:":
+        raise UsageError("SQLite cannot keep a write-ahead log for ':memory:': name a file, or use --no-journal")
+    return os.path.realpath(path)
 
 
-def open_journal(path: str) -> tuple[sqlite3.Connection, Opened]:
+def open_journal(path: str, *, synchronous: str = "full", is_known: bool = False) -> tuple[sqlite3.Connection, Opened]:
     """Open the journal, or make it; count the opening.
 
+    :param synchronous: ``full``: a commit returns when it is on the disk; ``normal``: when it is written.
+    :param is_known: whether there was a journal of that name at the last start.
     :returns: a connection, whose transactions are begun and ended by hand.
     :raises UsageError: it is no journal of ours, or cannot be written.
     """
+    real = real_path(path)
     connection: sqlite3.Connection | None = None
     try:
+        _make_ready(path, real, is_known)
         connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=PATIENCE, cached_statements=_STATEMENTS
+            real, isolation_level=None, check_same_thread=False, timeout=PATIENCE, cached_statements=_STATEMENTS
         )
         opened = _open(connection, path)
-        # Not before: sequence numbers rest on the count of openings, which must be on the disk. From now on only
-        # checkpoints wait for the disk, and these are not made by the way, unless the log has grown very long.
-        connection.execute("PRAGMA synchronous=NORMAL")
+        # Not before: sequence numbers rest on the count of openings, which must be on the disk.
+        connection.execute(f"PRAGMA synchronous={'FULL' if synchronous == 'full' else 'NORMAL'}")
+        # Checkpoints are not made by the way, unless the log has grown very long.
         connection.execute(f"PRAGMA wal_autocheckpoint={_LONGEST_LOG}")
-    except (sqlite3.Error, UsageError) as error:
+        connection.execute(f"PRAGMA journal_size_limit={LOG_SIZE}")
+    except (sqlite3.Error, OSError, UsageError) as error:
         if connection is not None:
             connection.close()
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"the journal {path}: {explain(error)}") from None
     return connection, opened
+
+
+def _make_ready(path: str, real: str, is_known: bool) -> None:
+    """Make the file if there is none, for this user alone; begin no journal anew in silence.
+
+    :raises UsageError: somebody has to see to the file first.
+    """
+    log_path = real + "-wal"
+    has_log = os.path.exists(log_path) and os.path.getsize(log_path) > 0
+    try:
+        found = os.stat(real)
+    except FileNotFoundError:
+        if has_log:
+            raise UsageError(
+                f"the journal {path} is gone, and its log {log_path} is there: put the journal back, or remove the log "
+                "to begin anew without the jobs in it"
+            ) from None
+        if is_known:
+            log.warn("the journal {path} is gone, that was here at the last start: a new one is begun", path=path)
+        file = os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
+        return
+    if found.st_size == 0 and (has_log or is_known):
+        raise UsageError(
+            f"the journal {path} is empty, though there were jobs in it: restore it from a backup, or remove it to "
+            "begin anew"
+        )
+    if found.st_nlink > 1 and os.path.isfile(real):
+        raise UsageError(
+            f"the journal {path} has {found.st_nlink} names (hard links), and what is written under one is not found "
+            "under another: remove the others, or name another file with --journal"
+        )
 
 
 def _open(connection: sqlite3.Connection, path: str) -> Opened:
@@ -102,6 +120,7 @@ def _open(connection: sqlite3.Connection, path: str) -> Opened:
     connection.execute("BEGIN IMMEDIATE")
     if is_new:
         create(connection)
+    complete(connection)
     connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
     meta: dict[str, int] = dict(connection.execute("SELECT name, value FROM meta"))
     connection.execute("COMMIT")

@@ -6,6 +6,8 @@
     jobs     unsettled jobs. `due` is when a job that waits for another attempt may go out; NULL for the others
     settled  what became of settled jobs, for as long as it can be asked for. `returned` is 1 for a job that is done and
              has returned something, NULL for the others
+    late     which of these were settled after many that were accepted later: the others are in the order of settlement
+             in `settled`, too
     results  what was returned, for as long as its job is in `settled`, if there is room for so long
     dead     dead letters, until they are dropped or tried again
     keys     idempotency keys; `expires` is NULL while their jobs are unsettled
@@ -20,6 +22,8 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+
+from zpipeline.journal.identity import Mislaid
 
 VERSION = 2
 
@@ -74,9 +78,16 @@ TABLES = (
     "CREATE INDEX keys_to_expire ON keys (expires) WHERE expires IS NOT NULL",
 )
 
+#: What journals of version 0.1 do not have. That version does no harm to it, and needs nothing of it.
+ADDED = (
+    "CREATE TABLE IF NOT EXISTS late (sequence INTEGER PRIMARY KEY, settled_at REAL NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS late_in_order ON late (settled_at)",
+    "INSERT OR IGNORE INTO meta VALUES ('probes', 0)",
+)
+
 
 def create(connection: sqlite3.Connection) -> None:
-    """Make the tables of a new journal."""
+    """Make the tables of a new journal; `complete` must follow."""
     for statement in TABLES:
         connection.execute(statement)
     connection.executemany(
@@ -88,10 +99,18 @@ def create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version={VERSION}")
 
 
+def complete(connection: sqlite3.Connection) -> None:
+    """Add what an older journal of this version does not have."""
+    for statement in ADDED:
+        connection.execute(statement)
+
+
 def explain(error: Exception) -> str:
     """What is wrong, and how to mend it."""
     text = str(error)
-    if "not a database" in text or "malformed" in text or "disk image" in text:
+    if isinstance(error, Mislaid):
+        return text
+    if is_damaged(error):
         return f"it is damaged, or no SQLite file ({text}): restore it from a backup, or name another with --journal"
     if "readonly" in text or "unable to open" in text:
         return f"it cannot be written ({text}): see to the permissions of the file and of its folder"
@@ -100,6 +119,34 @@ def explain(error: Exception) -> str:
     if is_locked(error):
         return f"another program holds it ({text}): end that program"
     return f"it cannot be used ({text}): see to its disk"
+
+
+def is_damaged(error: Exception) -> bool:
+    """Whether the file does not hold what it should."""
+    text = str(error)
+    return isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text)
+
+
+def is_of_the_file(error: Exception) -> bool:
+    """Whether the file, its disk or the machine is in trouble: not what was to be written."""
+    # plain: what SQLite has no narrower class for, such as damage
+    is_plain = type(error) is sqlite3.DatabaseError
+    return is_plain or isinstance(
+        error, sqlite3.OperationalError | sqlite3.InternalError | OSError | MemoryError | Mislaid
+    )
+
+
+def may_be_written(error: Exception) -> bool:
+    """Whether a transaction may be in SQLite's log though committing it failed so: it was written, and not synced.
+
+    SQLite writes what makes a transaction one last of all. So one whose writing failed is not there.
+    """
+    return not is_full(error) and getattr(error, "sqlite_errorname", None) != "SQLITE_IOERR_WRITE"
+
+
+def is_unsynced(error: Exception) -> bool:
+    """Whether all was written, and syncing it failed. (Before Python 3.11 nobody can tell.)"""
+    return getattr(error, "sqlite_errorname", None) == "SQLITE_IOERR_FSYNC"
 
 
 def is_full(error: Exception) -> bool:

@@ -12,7 +12,8 @@ from itertools import chain, pairwise
 from typing import Any, Protocol, TypeVar
 
 from zpipeline.entry import Entry
-from zpipeline.journal.schema import COUNTS
+from zpipeline.journal.counts import Counts
+from zpipeline.journal.forgetting import Forgetting
 from zpipeline.retries import Key as Due
 from zpipeline.store import Facts, Key, Letter, Limits, Outcome, Selection, Status, Summary, state_of_waiting
 
@@ -21,13 +22,6 @@ _ENTRY = f"{_FRESH}, attempt, strikes, due, error"
 _SUMMARY = "sequence, accepted_at, settled_at, attempts, strikes, handler, error, size"
 
 _SETTLED = "sequence, attempts, accepted_at, settled_at, error"
-_OLDEST = (
-    "SELECT sequence FROM (SELECT sequence, settled_at FROM settled ORDER BY sequence LIMIT ?) WHERE settled_at < ?"
-)
-
-_STORE_COUNTS = (
-    f"UPDATE meta SET value = CASE name {' '.join(f'WHEN {name!r} THEN ?' for name in COUNTS)} ELSE value END"
-)
 
 #: Rows in one statement: with five values each, below the 999 that older SQLites take.
 ROWS = 64
@@ -37,10 +31,6 @@ _CHECKPOINT_PAGES = 1000
 _PAGES_OF_TRANSACTION = 6
 _ROWS_OF_PAGE = 20
 _PAGE = 4096  # bytes
-
-#: How often what is old is looked for, in seconds, and how many rows at once.
-_TIDY_INTERVAL = 0.1
-_TIDY_ROWS = 2000
 
 
 class _Numbered(Protocol):
@@ -69,12 +59,10 @@ class Tables:
         self._waits: bool | None = None  # for other programs, as it is set now
         self._pages = 0  # that have been written since the last checkpoint, about
         self._limits = limits
-        self._counts: dict[str, int] = {}
-        self._stored: dict[str, int] = {}  # what of _counts is committed
+        self._counts = Counts(connection)
+        self._forgetting = Forgetting(connection, limits, self._counts)
         self._new: list[Entry] = []  # accepted in this transaction, not inserted yet
         self._changes = connection.total_changes
-        self._tidied_at = 0.0
-        self._read_counts()
 
     # Transactions
 
@@ -88,41 +76,61 @@ class Tables:
             self._connection.execute(f"PRAGMA busy_timeout={int(self._patience * 1000) if wait else 0}")
         self._connection.execute("BEGIN IMMEDIATE")
 
+    def finish(self) -> None:
+        """Write what is left of the transaction, but for its end: `commit` or `rollback` must follow."""
+        self.insert_new()
+        self._counts.store()
+
     def commit(self) -> None:
-        """Everything since `begin` is there to stay."""
-        self._insert_new()
-        if self._counts != self._stored:
-            self._connection.execute(_STORE_COUNTS, [self._counts[name] for name in COUNTS])
+        """Everything since `begin` is there to stay, and on the disk, if the connection is one that waits for that."""
         self._connection.execute("COMMIT")
-        self._stored = dict(self._counts)
+        self._counts.committed()
         changes, self._changes = self._connection.total_changes - self._changes, self._connection.total_changes
         self._pages += _PAGES_OF_TRANSACTION + changes // _ROWS_OF_PAGE
 
     def rollback(self) -> None:
         """Nothing since `begin` has happened."""
         self._new.clear()
-        self._counts = dict(self._stored)
+        self._counts.undone()
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+        self._forgetting.undone()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether SQLite has not ended the transaction by itself, as it does after some errors."""
+        return self._connection.in_transaction
 
     @property
     def dead(self) -> int:
         """How many dead letters there are, as it is committed."""
-        return self._stored["dead"]
+        return self._counts.stored("dead")
 
     @property
     def wants_checkpoint(self) -> bool:
         """Whether SQLite's log is so long that it should be brought into the file."""
         return self._pages >= _CHECKPOINT_PAGES
 
-    def checkpoint(self) -> None:
-        """Bring SQLite's log into the file, outside of transactions. It waits for the disk."""
+    def checkpoint(self) -> int:
+        """Bring SQLite's log into the file, outside of transactions. It waits for the disk.
+
+        :returns: how many bytes of the log could not be brought there, since another program reads the journal as it
+            was before.
+        """
         self._pages = 0  # if it fails, the next try is after as many
-        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        pages: int
+        brought: int
+        _, pages, brought = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return max(0, pages - brought) * _PAGE
 
     def probe(self) -> None:
-        """Write something that changes nothing, to see whether writing works."""
-        self._connection.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
+        """Write something that means nothing, to see whether writing works."""
+        self._connection.execute("UPDATE meta SET value = (value + 1) % 1000000 WHERE name = 'probes'")
+
+    def shorten_log(self) -> None:
+        """Have SQLite's log brought into the file after this transaction, and begun anew with a later one."""
+        self._pages = max(self._pages, _CHECKPOINT_PAGES)
+        self.probe()
 
     def close(self) -> None:
         """End the connection."""
@@ -139,7 +147,7 @@ class Tables:
         self._new.extend(entries)
         size = sum([len(entry.body) for entry in entries])
         self._pages += size // _PAGE
-        self._count(pending=len(entries), pending_bytes=size)
+        self._counts.add(pending=len(entries), pending_bytes=size)
         return None
 
     def _take_key(self, key: Key, sequence: int, at: float) -> int | None:
@@ -150,15 +158,16 @@ class Tables:
         if found is not None:
             key.check(found[0])
             return int(found[1])
-        self._forget_keys(at)
+        self._forgetting.forget_keys(at)
         self._limits.check_keys(self._counts["keys"])
         # an expired one may be there still
         gone = self._connection.execute("DELETE FROM keys WHERE name = ?", (key.name,)).rowcount
         self._connection.execute("INSERT INTO keys VALUES (?, ?, ?, NULL)", (key.name, key.fingerprint, sequence))
-        self._count(keys=1 - gone)
+        self._counts.add(keys=1 - gone)
         return None
 
-    def _insert_new(self) -> None:
+    def insert_new(self) -> None:
+        """Insert what was accepted, so that it can be read."""
         new, self._new = self._new, []
         self._insert(
             "INSERT INTO jobs (sequence, body, headers, accepted_at) VALUES",
@@ -198,7 +207,7 @@ class Tables:
             sum([each.size for each in dead]),
         )
         self._bury([letter for letter in facts.dead if letter.summary in dead])
-        self._count(dead=len(dead))
+        self._counts.add(dead=len(dead))
         # last: of one that is among those above, too, its owner knows already
         elsewhere = self._settle_elsewhere(dict(facts.elsewhere))
         if facts.results:
@@ -228,7 +237,7 @@ class Tables:
         )
         size = sum([len(result) for _, result in rows])
         self._pages += size // _PAGE
-        self._count(result_bytes=size)
+        self._counts.add(result_bytes=size)
 
     def _bury(self, letters: list[Letter]) -> None:
         for letter in letters:
@@ -245,13 +254,13 @@ class Tables:
         """
         if not rows:
             return
-        gone = self._connection.executemany(
-            "DELETE FROM jobs WHERE sequence BETWEEN ? AND ?", _runs(sorted([row[0] for row in rows]))
-        ).rowcount
+        numbers = sorted([row[0] for row in rows])
+        gone = self._connection.executemany("DELETE FROM jobs WHERE sequence BETWEEN ? AND ?", _runs(numbers)).rowcount
         if gone != len(rows):
             raise _AreSettled
         self._insert(f"INSERT OR REPLACE INTO settled ({_SETTLED}) VALUES", rows)
-        self._count(pending=-len(rows), pending_bytes=-size, settled=len(rows))
+        self._forgetting.settled(numbers, rows)
+        self._counts.add(pending=-len(rows), pending_bytes=-size, settled=len(rows))
         if self._counts["keys"]:
             keep = self._limits.keep
             self._connection.executemany(
@@ -262,7 +271,6 @@ class Tables:
 
     def load(self, after: int, most: int, most_bytes: int) -> tuple[list[Entry], bool]:
         """See `zpipeline.store.Store.load`."""
-        self._insert_new()
         found = self._connection.execute(
             # what was tried or struck is due
             f"SELECT {_FRESH} FROM jobs WHERE sequence > ? AND due IS NULL ORDER BY sequence LIMIT ?",
@@ -283,7 +291,6 @@ class Tables:
 
     def status(self, sequence: int, at: float) -> Status | None:
         """See `zpipeline.store.Store.status`."""
-        self._insert_new()
         execute = self._connection.execute
         row = execute("SELECT attempt, accepted_at, due, error FROM jobs WHERE sequence = ?", (sequence,)).fetchone()
         if row is not None:
@@ -335,67 +342,26 @@ class Tables:
         )
         entries, more = _page(found, most, most_bytes)
         numbers = [entry.sequence for entry in entries]
-        self._count(dead=-self._delete("DELETE FROM dead WHERE sequence IN", numbers))
-        self._count(settled=-self._delete("DELETE FROM settled WHERE sequence IN", numbers))
+        self._counts.add(dead=-self._delete("DELETE FROM dead WHERE sequence IN", numbers))
+        self._counts.add(settled=-self._delete("DELETE FROM settled WHERE sequence IN", numbers))
+        self._forgetting.revived(numbers)
         self._connection.executemany("UPDATE keys SET expires = NULL WHERE sequence = ?", [(n,) for n in numbers])
         self._connection.executemany(
             "INSERT INTO jobs (sequence, body, headers, accepted_at, due) VALUES (?, ?, ?, ?, ?)",
             [(entry.sequence, entry.body, entry.headers, entry.accepted_at, at) for entry in entries],
         )
-        self._count(pending=len(entries), pending_bytes=sum([len(entry.body) for entry in entries]))
+        self._counts.add(pending=len(entries), pending_bytes=sum([len(entry.body) for entry in entries]))
         return entries, more
 
     def drop(self, sequence: int) -> bool:
         """See `zpipeline.store.Store.drop`."""
         gone = self._delete("DELETE FROM dead WHERE sequence IN", [sequence])
-        self._count(dead=-gone)
+        self._counts.add(dead=-gone)
         return gone > 0
 
-    # What is old goes
-
     def tidy(self, at: float) -> None:
-        """Forget settled jobs, results and keys that have been kept for long enough: some at a time."""
-        surplus = self._counts["settled"] - self._limits.most_settled
-        if surplus > 0:
-            self._forget_oldest(surplus)
-        surplus_bytes = self._counts["result_bytes"] - self._limits.most_result_bytes
-        if surplus_bytes > 0:
-            self._forget_oldest_results(surplus_bytes)
-        if 0 <= at - self._tidied_at < _TIDY_INTERVAL:
-            return
-        self._tidied_at = at
-        self._forget_oldest(_TIDY_ROWS, settled_before=at - self._limits.keep)
-        self._forget_keys(at)
-
-    def _forget_oldest(self, most: int, settled_before: float = float("inf")) -> None:
-        limits = (most, settled_before)
-        if self._counts["result_bytes"]:
-            self._forget_results(f"sequence IN ({_OLDEST})", limits)
-        gone = self._connection.execute(f"DELETE FROM settled WHERE sequence IN ({_OLDEST})", limits).rowcount
-        self._count(settled=-gone)
-
-    def _forget_oldest_results(self, size: int) -> None:
-        last = 0
-        rows = self._connection.execute("SELECT sequence, length(value) FROM results ORDER BY sequence")
-        while size > 0 and (row := rows.fetchone()) is not None:
-            last = row[0]
-            size -= row[1]
-        rows.close()
-        self._forget_results("sequence <= ?", (last,))
-
-    def _forget_results(self, which: str, values: tuple[float, ...]) -> None:
-        size: int = self._connection.execute(
-            f"SELECT coalesce(sum(length(value)), 0) FROM results WHERE {which}", values
-        ).fetchone()[0]
-        if size:
-            self._connection.execute(f"DELETE FROM results WHERE {which}", values)
-            self._count(result_bytes=-size)
-
-    def _forget_keys(self, at: float) -> None:
-        gone = self._connection.execute(
-            "DELETE FROM keys WHERE name IN (SELECT name FROM keys WHERE expires < ? LIMIT ?)", (at, _TIDY_ROWS)
-        ).rowcount
-        self._count(keys=-gone)
+        """Forget some of what has been kept for long enough."""
+        self._forgetting.tidy(at)
 
     # Rows and counts
 
@@ -416,15 +382,6 @@ class Tables:
             self._connection.execute(f"{statement} ({','.join('?' * len(chunk))})", chunk).rowcount
             for chunk in _chunks(numbers)
         )
-
-    def _count(self, **changes: int) -> None:
-        for name, change in changes.items():
-            self._counts[name] += change
-
-    def _read_counts(self) -> None:
-        meta = dict(self._connection.execute("SELECT name, value FROM meta"))
-        self._counts = {name: meta[name] for name in COUNTS}
-        self._stored = dict(self._counts)
 
 
 def _page(rows: Iterable[tuple[Any, ...]], most: int, most_bytes: int) -> tuple[list[Entry], bool]:

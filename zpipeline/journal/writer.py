@@ -1,9 +1,13 @@
 """When the journal is written, and by whom: group commit, with no timer.
 
-A transaction is made in the reactor's thread, at the end of a turn: it takes some microseconds for each job, as nothing
-of it waits for the disk. Then a thread of the writer's makes it durable, which does, and what was asked is answered.
-What arrives meanwhile goes into the next transaction. (With the transactions in a thread as well, that thread and the
-reactor's would pass the interpreter back and forth at each statement, which costs more than the statement.)
+A transaction is made in the reactor's thread, at the end of a turn: it takes some microseconds for each job, as
+nothing of it waits for the disk. Then a thread of the writer's commits it, which does wait, and what was asked is
+answered. What arrives meanwhile goes into the next transaction. (With all of the transaction in a thread, that thread
+and the reactor's would pass the interpreter back and forth at each statement, which costs more than the statement.)
+
+SQLite syncs its log within the commit, so a transaction whose syncing failed is undone, and its pages are written again
+by the next. But they are in the log as it stands, and whoever opens the file after a kill would find them there. So
+they are written over at once, before anybody is told that the transaction failed.
 
 What may take long is done in the thread as a whole: reading pages of jobs, waiting for another program that
 holds the file, and everything while there is trouble.
@@ -15,14 +19,18 @@ A transaction has two kinds of things in it:
   them is committed, however often that fails. Nobody waits for them: alone, they wait `LINGER` seconds for company
 
 Facts come first, so that requests find them written; without them no request is carried out but those that only ask.
+What cannot be written for a reason of its own, whatever the disk does, fails alone: a request is refused, and a fact is
+set aside (`zpipeline.journal.sifting`).
+
+When the file is damaged where something has to be read or written, nothing is written any more: it takes somebody to
+mend it.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from queue import SimpleQueue
@@ -32,11 +40,22 @@ from typing import Any, TypeAlias
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from zpipeline.errors import JournalError, JournalFull, Refused
-from zpipeline.journal.schema import explain, is_full, is_locked
+from zpipeline.journal.identity import Identity, Mislaid
+from zpipeline.journal.schema import (
+    explain,
+    is_damaged,
+    is_full,
+    is_locked,
+    is_of_the_file,
+    is_unsynced,
+    may_be_written,
+)
+from zpipeline.journal.sifting import SetAside, sift
 from zpipeline.journal.tables import Tables
 from zpipeline.stats import Commits
 from zpipeline.store import Facts, StoreOwner
@@ -57,7 +76,15 @@ MOST_QUICK = 5000
 #: What is asked of the tables, within a transaction. It may raise `Refused`, having changed nothing.
 Request: TypeAlias = Callable[[Tables], Any]
 
-_sync = getattr(os, "fdatasync", os.fsync)  # not every system has the former
+#: How often it is looked whether the files still have their names, and SQLite's log is too long, in seconds.
+LOOK_SECONDS = 1.0
+
+#: How long who asked waits while it is open whether a kill would bring back what failed, in seconds.
+MOST_DOUBT = 10.0
+
+#: SQLite's log should be no longer, in bytes; and when it is said that another program is why it is.
+LONG_LOG = 32 << 20
+VERY_LONG_LOG = 64 << 20
 
 log = Logger()
 
@@ -82,57 +109,92 @@ class _Asked:
 
 @define(eq=False)
 class _Batch:
-    """What goes into one transaction, and what comes of it."""
+    """What goes into one transaction, and what comes of it.
+
+    :ivar elsewhere: for `zpipeline.store.StoreOwner.settled_elsewhere`, of what is committed.
+    :ivar settled_elsewhere: the same, of what is prepared.
+    :ivar error: why it failed.
+    :ivar is_doubtful: whether it failed, and may be there nevertheless after a kill.
+    :ivar has_written: whether it, or what was to write over it, has taken the place of what failed before it.
+    :ivar aside: facts that cannot be written.
+    :ivar defects: why requests cannot be carried out.
+    :ivar held_up: bytes of SQLite's log that another program keeps from being brought into the file; None where that
+        was not looked at.
+    """
 
     asked: list[_Asked]
     facts: Facts
     begun_at: float = field(factory=time.monotonic)
     elsewhere: list[tuple[int, int]] = field(factory=list)
+    settled_elsewhere: list[tuple[int, int]] = field(factory=list)
     error: Exception | None = None
+    is_doubtful: bool = False
+    has_written: bool = False
+    aside: list[SetAside] = field(factory=list)
+    defects: list[Exception] = field(factory=list)
+    held_up: int | None = None
 
 
 class Writer:
     """Owns the tables from `start` to `close`.
 
     :param path: of the journal, for messages.
-    :param log_path: of SQLite's write-ahead log, which is to be on the disk before anything is answered; None when that
-        may wait.
+    :param tables: of a connection whose commits return when they are on the disk, if `waits`.
+    :param identity: of the files.
+    :param waits: whether committing waits for the disk.
     :param commits: what the transactions are like that have jobs in them is noted there.
     :ivar trouble: why the last transaction failed; None when it did not.
     """
 
     def __init__(
-        self, reactor: Any, path: str, tables: Tables, owner: StoreOwner, log_path: str | None, commits: Commits
+        self,
+        reactor: Any,
+        path: str,
+        tables: Tables,
+        identity: Identity,
+        owner: StoreOwner,
+        commits: Commits,
+        *,
+        waits: bool,
     ) -> None:
         self.trouble: str | None = None
         self._reactor = reactor
         self._path = path
         self._tables = tables
+        self._identity = identity
         self._owner = owner
         self._commits = commits
-        self._log = None if log_path is None else os.open(log_path, os.O_RDONLY)
+        self._waits = waits
+        self._is_damaged = False
         self._asked: list[_Asked] = []
         self._facts = Facts()
         self._batch: _Batch | None = None  # the one that is being written
+        self._doubtful: list[_Asked] = []  # refused, and not told yet
+        self._doubtful_since = 0.0
         self._next: IDelayedCall | None = None
         self._next_is_lazy = False
+        self._is_held_up = False
         self._closing: Deferred[int] | None = None
         self._was_last = False
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="zpipeline journal", daemon=True)
+        self._look_call = LoopingCall(self._look)
+        self._look_call.clock = reactor
 
     def start(self) -> None:
         """Begin to write."""
         self._thread.start()
+        self._look_call.start(LOOK_SECONDS, now=False)
 
     @property
     def congested(self) -> bool:
-        """Whether too many facts wait to be written."""
+        """Whether too many facts wait to be written, or none will be any more."""
         if self.trouble is None:
             return False
         unwritten = [self._facts] if self._batch is None else [self._facts, self._batch.facts]
         return (
-            sum(map(len, unwritten)) > MOST_UNWRITTEN
+            self._is_damaged
+            or sum(map(len, unwritten)) > MOST_UNWRITTEN
             or sum(facts.result_bytes for facts in unwritten) > MOST_UNWRITTEN_BYTES
         )
 
@@ -146,8 +208,13 @@ class Writer:
         if self._closing is not None:
             return fail(JournalError(f"the journal {self._path} is being closed"))
         asked = _Asked(request, Deferred(), kind, jobs)
-        self._asked.append(asked)
-        self._schedule()
+        if self._is_damaged:
+            assert self.trouble is not None
+            self._refuse(asked, JournalError(self.trouble))
+            _answer([asked])
+        else:
+            self._asked.append(asked)
+            self._schedule()
         return asked.answer
 
     def note(self, facts: Facts) -> None:
@@ -158,6 +225,7 @@ class Writer:
     def close(self) -> Deferred[int]:
         """Write what is left, once, and end: fires with how many facts could not be written."""
         self._closing = Deferred()
+        self._look_call.stop()
         if self._batch is None:
             self._finish()
         return self._closing
@@ -165,7 +233,7 @@ class Writer:
     # What is next
 
     def _schedule(self) -> None:
-        if self._batch is not None or self._closing is not None:
+        if self._batch is not None or self._closing is not None or self._is_damaged:
             return  # when that is written, there is another look; and one before the end
         if self._next is None:
             self._next_is_lazy = not self._asked
@@ -173,6 +241,17 @@ class Writer:
         elif self._asked and self._next_is_lazy:
             self._next_is_lazy = False
             self._next.reset(0)
+
+    def _look(self) -> None:
+        if self._batch is not None or self.trouble is not None:
+            return
+        try:
+            self._identity.check()
+        except Mislaid:
+            self._begin()  # which fails by it
+            return
+        if self._identity.log_size > LONG_LOG:
+            self.ask(Tables.shorten_log, Kind.LONG, 0).addErrback(lambda failure: failure.trap(JournalError))
 
     def _begin(self) -> None:
         if self._next is not None and self._next.active():
@@ -188,18 +267,26 @@ class Writer:
             and all(each.kind is not Kind.LONG for each in asked)
         )
         if is_quick:
-            batch.error = self._transact(batch.asked, batch, wait=False)
-        if not is_quick or is_locked(batch.error):
+            batch.error = self._prepare(batch.asked, batch, wait=False)
+        if not is_quick or (batch.error is not None and (is_locked(batch.error) or not is_of_the_file(batch.error))):
             self._work.put(self._write)
-        elif batch.error is None and (self._log is not None or self._tables.wants_checkpoint):
-            self._work.put(self._make_durable)
+        elif batch.error is None and (self._waits or self._tables.wants_checkpoint):
+            self._work.put(self._commit)
         else:
+            if batch.error is None:
+                self._commit()
             self._ended()
 
     def _ended(self) -> None:
         """The batch has been written, or could not be."""
         batch, self._batch = self._batch, None
         assert batch is not None
+        self._say_aside(batch.aside)
+        for defect in batch.defects:
+            log.failure("the journal {path} cannot take a request", Failure(defect), path=self._path)
+        self._say_held_up(batch.held_up)
+        if batch.elsewhere:
+            self._owner.settled_elsewhere(batch.elsewhere)
         if batch.error is not None:
             self._has_failed(batch, batch.error)
         else:
@@ -214,76 +301,170 @@ class Writer:
         jobs = len(batch.facts) + sum([each.jobs for each in batch.asked])
         if jobs:
             self._commits.observe(time.monotonic() - batch.begun_at, jobs)
-        if batch.elsewhere:
-            self._owner.settled_elsewhere(batch.elsewhere)
+        self._end_doubt()
         _answer(batch.asked)
         if recovered:
             log.info("the journal {path} is written again", path=self._path)
             self._owner.store_recovered()
 
     def _has_failed(self, batch: _Batch, error: Exception) -> None:
-        if not isinstance(error, sqlite3.Error | OSError):
+        if not is_of_the_file(error):
             log.failure("the journal {path}", Failure(error), path=self._path)
-        why = f"the journal {self._path}: {explain(error)}"
+        why = self._why(error)
         batch.facts.add(self._facts)
         self._facts = batch.facts
-        if self.trouble is None:
+        if is_damaged(error):
+            self._is_damaged = True
+            log.error("{why}; nothing is accepted or handed out until it is mended, and this started again", why=why)
+        elif self.trouble is None:
             log.error("{why}; nothing is accepted until it can be written", why=why)
         self.trouble = why
-        if batch.elsewhere:
-            self._owner.settled_elsewhere(batch.elsewhere)
-        for each in batch.asked:
-            each.refusal = JournalFull(why) if is_full(error) else JournalError(why)
-            if each.kind is Kind.QUESTION:
-                try:
-                    each.result = each.request(self._tables)
-                except sqlite3.Error:
-                    continue
-                each.refusal = None
-        if self._closing is None:
+        refused = JournalFull(why) if is_full(error) else JournalError(why)
+        asked = [*batch.asked, *self._asked] if self._is_damaged else batch.asked
+        if self._is_damaged:
+            self._asked = []
+        for each in asked:
+            self._refuse(each, refused)
+        if batch.has_written:
+            self._end_doubt()
+        if batch.is_doubtful:
+            if not self._doubtful:
+                self._doubtful_since = time.monotonic()
+            self._doubtful += [each for each in asked if each.refusal is not None]
+            asked = [each for each in asked if each.refusal is None]
+        if self._doubtful and (self._closing is not None or time.monotonic() > self._doubtful_since + MOST_DOUBT):
+            for each in self._doubtful:
+                each.refusal = JournalError(f"{why}; it is not known whether this was accepted")
+            self._end_doubt()
+        if self._closing is None and not self._is_damaged:
             self._next_is_lazy = True
             self._next = self._reactor.callLater(RETRY_SECONDS, self._begin)
-        _answer(batch.asked)
+        _answer(asked)
+
+    def _end_doubt(self) -> None:
+        """Tell those who were refused."""
+        doubtful, self._doubtful = self._doubtful, []
+        _answer(doubtful)
+
+    def _refuse(self, asked: _Asked, refusal: JournalError) -> None:
+        """Refuse it, unless it only asks, and the file has the answer."""
+        asked.refusal = refusal
+        if asked.kind is Kind.QUESTION:
+            try:
+                asked.result = asked.request(self._tables)
+            except sqlite3.Error:
+                return
+            asked.refusal = None
 
     def _finish(self) -> None:
         """Write what is left, if that was not tried yet, and end."""
-        if (self._asked or self._facts) and not self._was_last:
+        if (self._asked or self._facts or self._doubtful) and not (self._was_last or self._is_damaged):
             self._was_last = True
             self._begin()
             return
         if self._next is not None and self._next.active():
             self._next.cancel()
+        self._end_doubt()
         self._work.put(None)
 
     def _has_closed(self) -> None:
         assert self._closing is not None
         self._closing.callback(len(self._facts))
 
+    # What is said
+
+    def _why(self, error: Exception) -> str:
+        return f"the journal {self._path}: {explain(error)}"
+
+    def _say_aside(self, aside: list[SetAside]) -> None:
+        self._commits.set_aside += len(aside)
+        for each in aside:
+            log.error(
+                "the journal {path}: what became of job number {sequence} cannot be written, and is set aside: it may "
+                "run again after the next start ({error})",
+                path=self._path,
+                sequence=each.sequence,
+                error=repr(each.error),
+            )
+
+    def _say_held_up(self, size: int | None) -> None:
+        if size is None:
+            return
+        if size > VERY_LONG_LOG and not self._is_held_up:
+            log.warn(
+                "the journal {path}: its log {path}-wal grows ({size} MB), because another program has been reading "
+                "the journal all this time (a backup, a database shell): end that program",
+                path=self._path,
+                size=size >> 20,
+            )
+        self._is_held_up = size > VERY_LONG_LOG
+
     # In either thread
 
-    def _transact(self, asked: list[_Asked], batch: _Batch, *, wait: bool) -> Exception | None:
-        """One transaction: why it failed, if it did.
+    def _prepare(self, asked: Sequence[_Asked], batch: _Batch, *, wait: bool) -> Exception | None:
+        """One transaction, but for its end: why it failed, if it did.
 
         :param wait: for another program that holds the file.
         """
         tables = self._tables
         try:
             tables.begin(wait=wait)
-            elsewhere = tables.write(batch.facts)
+            batch.settled_elsewhere = tables.write(batch.facts)
             for each in asked:
-                each.refusal = None
-                try:
-                    each.result = each.request(tables)
-                except Refused as refusal:
-                    each.refusal = refusal
+                self._carry_out(each)
             tables.tidy(time.time())
             if self.trouble is not None:
                 tables.probe()
-            tables.commit()
+            tables.finish()
         except Exception as error:  # also a defect of ours: whoever asked has to be answered nevertheless
             return self._undo(error)
-        batch.elsewhere += elsewhere
         return None
+
+    def _carry_out(self, asked: _Asked) -> None:
+        tables = self._tables
+        asked.refusal = None
+        if asked.kind is not Kind.CHANGE:
+            tables.insert_new()
+        try:
+            asked.result = asked.request(tables)
+        except Refused as refusal:
+            asked.refusal = refusal
+        except sqlite3.DatabaseError as error:
+            if asked.kind is not Kind.QUESTION or not tables.in_transaction or not is_of_the_file(error):
+                raise
+            asked.refusal = JournalError(self._why(error))  # it has changed nothing: the others go on
+
+    def _commit(self) -> None:
+        """End the transaction that is prepared."""
+        batch = self._batch
+        assert batch is not None
+        try:
+            self._identity.check()
+            self._tables.commit()
+        except Exception as error:
+            batch.error = self._undo(error)
+            if not isinstance(error, Mislaid) and may_be_written(error):
+                is_gone = self._write_over()
+                batch.is_doubtful = not is_gone
+                batch.has_written = is_gone or is_unsynced(error)
+            return
+        batch.has_written = True
+        batch.elsewhere += batch.settled_elsewhere
+        if self._tables.wants_checkpoint:
+            # The batch is safe: that the file cannot take it now, being full perhaps, is nobody's trouble yet.
+            with suppress(sqlite3.Error):
+                batch.held_up = self._tables.checkpoint()
+
+    def _write_over(self) -> bool:
+        """Write over what is in SQLite's log of a transaction that could not be synced: whether it is gone."""
+        try:
+            self._tables.begin()
+            self._tables.probe()
+            self._tables.commit()
+        except sqlite3.Error as error:
+            self._undo(error)
+            return is_unsynced(error)
+        return True
 
     def _undo(self, error: Exception) -> Exception:
         try:
@@ -302,8 +483,7 @@ class Writer:
             work()
             self._reactor.callFromThread(self._ended)
         self._tables.close()
-        if self._log is not None:
-            os.close(self._log)
+        self._identity.close()
         self._reactor.callFromThread(self._has_closed)
 
     def _write(self) -> None:
@@ -312,27 +492,59 @@ class Writer:
         assert batch is not None
         if self.trouble is not None:
             # by themselves: a large request must not keep them from being written
-            batch.error = self._transact([], batch, wait=True)
+            self._write_part(batch, [])
             if batch.error is not None:
                 return
             batch.facts = Facts()
-        batch.error = self._transact(batch.asked, batch, wait=True)
-        if batch.error is None:
-            self._make_durable()
+        self._write_part(batch, batch.asked)
 
-    def _make_durable(self) -> None:
-        batch = self._batch
-        assert batch is not None
+    def _write_part(self, batch: _Batch, asked: Sequence[_Asked]) -> None:
+        """The facts and these requests."""
+        batch.error = self._prepare(asked, batch, wait=True)
+        if batch.error is not None and not is_of_the_file(batch.error):
+            try:
+                asked = self._sift(batch, asked)
+            except Exception as error:
+                batch.error = error
+                return
+            batch.error = self._prepare(asked, batch, wait=True)
+        if batch.error is None:
+            self._commit()
+
+    def _sift(self, batch: _Batch, asked: Sequence[_Asked]) -> list[_Asked]:
+        """Set aside facts that cannot be written, and refuse such requests: the other requests.
+
+        :raises Exception: the file is in trouble.
+        """
+        batch.facts, aside = sift(batch.facts, lambda facts: self._try(lambda tables: tables.write(facts)))
+        batch.aside += aside
+        others = []
+        for each in asked:
+            error = self._try(each.request)
+            if error is None or isinstance(error, Refused):
+                others.append(each)
+            else:
+                each.refusal = JournalError(f"the journal {self._path} cannot take this: {error!r}")
+                batch.defects.append(error)
+        return others
+
+    def _try(self, request: Request) -> Exception | None:
+        """Write this, and undo it: why that fails, if it does.
+
+        :raises Exception: it fails because the file is in trouble.
+        """
+        tables = self._tables
         try:
-            if self._log is not None:
-                _sync(self._log)
-        except OSError as error:
-            batch.error = error
-            return
-        if self._tables.wants_checkpoint:
-            # The batch is safe: that the file cannot take it now, being full perhaps, is nobody's trouble yet.
-            with suppress(sqlite3.Error):
-                self._tables.checkpoint()
+            tables.begin()
+            request(tables)
+            tables.finish()
+        except Exception as error:
+            if is_of_the_file(error):
+                raise
+            return error
+        finally:
+            tables.rollback()
+        return None
 
 
 def _answer(asked: list[_Asked]) -> None:
