@@ -1,6 +1,7 @@
 """What tests of stores share: jobs by the number, an owner that writes down what it is told, and a clock by hand.
 
-Run as a program, ``python -m tests.journal_kit PATH push|hold``, it has a journal open in a process of its own.
+Run as a program, ``python -m tests.journal_kit PATH push|hold``, it has a journal open in a process of its own. What
+it has pushed it prints: the numbers of jobs that were accepted together, or ``refused`` and the numbers, a line each.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from zpipeline import journal as journal_package
 from zpipeline.entry import Entry
+from zpipeline.errors import Refused
 from zpipeline.journal import Journal, writer
 from zpipeline.journal.opening import open_journal
-from zpipeline.store import Facts, Letter, Limits, Selection, Store, Summary, Tried
+from zpipeline.store import Facts, Key, Letter, Limits, Selection, Store, Summary, Tried
 
 ROOT = Path(__file__).resolve().parent.parent
 NOW = 1_700_000_000.0
@@ -177,10 +180,13 @@ class JournalCase(StoreCase):
         """What is in the file."""
         return self.other().execute(query).fetchall()
 
-    def process(self, what: str) -> subprocess.Popen[str]:
-        """A process that opens the journal, and says so; killed in the end."""
+    def process(self, what: str, *inside: str) -> subprocess.Popen[str]:
+        """A process that opens the journal, and says so; killed in the end.
+
+        :param inside: a program that runs it, with its options.
+        """
         popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.journal_kit", str(self.path), what],
+            [*inside, sys.executable, "-m", "tests.journal_kit", str(self.path), what],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -211,7 +217,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 
 def _push(journal: Journal, epoch: int) -> None:
-    """Push jobs as fast as it goes, a few at a time; print the number of each once it is accepted."""
+    """Push jobs as fast as it goes, a few at a time, half of them with a key; settle those, once they are accepted."""
     sequences = count(epoch << 40 | 1)
 
     def accepted(_: object, entries: list[Entry], settled: bool) -> None:
@@ -220,18 +226,30 @@ def _push(journal: Journal, epoch: int) -> None:
             journal.note(done(*entries, at=time.time()))
         push(not settled)
 
+    def refused(failure: Failure, entries: list[Entry], settled: bool) -> None:
+        failure.trap(Refused)
+        print("refused", *numbers(entries), flush=True)
+        reactor.callLater(0.01, push, settled)
+
     def push(settle: bool) -> None:
         entries = [job(next(sequences), b"x" * 100) for _ in range(3)]
-        journal.accept(entries, None).addCallback(accepted, entries, settle)
+        key = Key(f"key {entries[0].sequence}", b"") if settle else None
+        pushed = journal.accept(entries, key)
+        pushed.addCallbacks(accepted, refused, callbackArgs=(entries, settle), errbackArgs=(entries, settle))
 
     for each in range(20):
         push(bool(each % 2))
 
 
+class _Deaf(Owner):
+    def store_recovered(self) -> None:
+        pass
+
+
 def main(path: str, what: str) -> None:
     """Open the journal and say so; then push, or hold it, until killed."""
     journal = Journal(reactor, path, synchronous="full", limits=Limits(3600.0, 1_000_000, 1_000_000, 1 << 30))
-    epoch = journal.open(Owner()).epoch
+    epoch = journal.open(_Deaf()).epoch
     print("open", flush=True)
     if what == "push":
         reactor.callWhenRunning(_push, journal, epoch)

@@ -295,6 +295,29 @@ class BytesTests(Case):
         self.add(2, length=1000)
         self.assertEqual(self.assign(), {7: [1]})
 
+    def test_a_large_job_does_not_make_those_after_it_be_dealt_one_by_one(self) -> None:
+        self.dispatcher.ready(7, 1, 0.0)
+        self.add(length=90)
+        self.assign()
+        self.done(7)
+        taken: list[int] = []
+        take = self.dispatcher._take
+        self.patch(self.dispatcher, "_take", lambda most: taken.append(most) or take(most))
+        for _ in range(3):
+            self.add(4, length=10)
+            self.assertEqual(len(self.assign()[7]), 4)
+            self.done(7)
+        self.assertEqual(taken[-1], 4)
+
+    def test_a_large_job_that_waits_again_counts_as_large(self) -> None:
+        self.ready(7)
+        self.add(length=90)
+        self.assign()
+        self.lose(7, Fate.UNREACHABLE)
+        self.add(8, length=10)
+        self.ready(8)
+        self.assertEqual(self.assign(), {8: [1, 2]})
+
     def test_a_window_may_be_over_its_bytes_by_one_job_and_then_has_no_room(self) -> None:
         self.dispatcher.ready(7, 1, 0.0)
         self.add(length=99)

@@ -692,6 +692,13 @@ class ArgumentTests(PipelineCase):
             ({"timeout": 0.0}, "a timeout is a number of seconds above 0, not 0.0"),
             ({"timeout": float("nan")}, "a timeout is a number of seconds above 0, not nan"),
             ({"window": 50_001}, "a window is from 1 to 50000 jobs, not 50001"),
+            ({"max_body": 256 * 1024 * 1024 + 1}, "max_body is a whole number, from 1 to 268435456, not 268435457"),
+            ({"max_body": 0}, "max_body is a whole number, from 1 to 268435456, not 0"),
+            ({"max_pending": 0}, "max_pending is a whole number, 1 or more, not 0"),
+            ({"max_pending": 1.5}, "max_pending is a whole number, 1 or more, not 1.5"),
+            ({"max_pending_bytes": -1}, "max_pending_bytes is a whole number, 1 or more, not -1"),
+            ({"keep": float("nan")}, "keep is a number of seconds, 0 or more, not nan"),
+            ({"drain": -1.0}, "drain is a number of seconds, 0 or more, not -1.0"),
         ]
         for options, text in wrong:
             error = self.assertRaises(UsageError, Pipeline, reactor, **options)

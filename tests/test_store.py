@@ -148,11 +148,11 @@ class Contract:
         assert outcome is not None
         return outcome.status.state, outcome.returned, outcome.result
 
-    async def returned(self, store: Store, results: dict[int, bytes]) -> None:
+    async def returned(self, store: Store, results: dict[int, bytes], at: float = NOW) -> None:
         """These jobs are accepted and done, and have returned this."""
         entries = jobs(*results)
         await self.put(store, *entries)
-        store.note(done(*entries, results=results))
+        store.note(done(*entries, at=at, results=results))
 
     async def test_a_result_is_kept_as_it_is(self) -> None:
         store = self.store()
@@ -201,6 +201,46 @@ class Contract:
         self.assertEqual(known, list(range(6, 16)))
         results = [(await self.outcome(store, number))[2] for number in known]
         self.assertEqual(results, [b"b123456"] * 10, "room that was of those that are gone is free")
+
+    async def test_the_latest_to_be_settled_are_kept_however_early_they_were_accepted(self) -> None:
+        store = self.store()
+        slow = jobs(1, 2)
+        await self.put(store, *slow)
+        for number in range(3, 13):
+            await self.returned(store, {number: b"bx"}, NOW + number)
+        store.note(done(slow[0], at=NOW + 20, results={1: b"bslow"}))
+        await store.letters(0, 1)
+        store.note(dead(slow[1], at=NOW + 21))
+        for number in range(13, 16):
+            await self.returned(store, {number: b"bx"}, NOW + 10 + number)
+        await store.letters(0, 1)
+        self.assertEqual(await self.outcome(store, 1, NOW + 30), ("done", True, b"bslow"))
+        known = [number for number in range(1, 16) if await store.status(number)]
+        self.assertEqual(known, [1, 2, *range(8, 16)])
+
+    async def test_of_results_those_of_the_latest_to_be_settled_are_kept(self) -> None:
+        store = self.store()
+        slow = job(1)
+        await self.put(store, slow)
+        await self.returned(store, {2: b"b" + b"x" * 39}, NOW + 1)
+        await self.returned(store, {3: b"b" + b"x" * 39}, NOW + 2)
+        store.note(done(slow, at=NOW + 3, results={1: b"b" + b"y" * 39}))
+        await store.letters(0, 1)
+        kept = [(await self.outcome(store, number, NOW + 4))[2] is not None for number in (1, 2, 3)]
+        self.assertEqual(kept, [True, False, True])
+
+    async def test_one_that_is_settled_again_after_it_was_revived_is_one_of_the_latest(self) -> None:
+        store = self.store()
+        await self.put(store, job(1))
+        store.note(dead(job(1), at=NOW))
+        for number in range(2, 7):
+            await self.returned(store, {number: b"bx"}, NOW + number)
+        (revived,), _ = await store.revive(EVERYTHING, NOW + 7)
+        store.note(done(revived, at=NOW + 8))
+        for number in range(9, 14):
+            await self.returned(store, {number: b"bx"}, NOW + number)
+        await store.letters(0, 1)
+        self.assertEqual((await store.status(1)).state, "done")
 
     async def test_what_was_revived_has_a_result_when_it_is_done(self) -> None:
         store = self.store()

@@ -89,7 +89,8 @@ class Dispatcher:
         self.retries = Retries(bounded=bounded)
         self._fixed_window = window
         self._entries: dict[int, Entry] = {}
-        self._largest = 1  # bytes that a body has had
+        self._largest = 1  # no body that waits has more bytes
+        self._taken = 0  # jobs, since that was looked up
         self._fresh: deque[Entry] = deque()  # never handed out, in order
         self._back: list[Entry] = []  # handed out before: a heap, all of it before the fresh ones
         self._suspects = Suspects()
@@ -148,6 +149,17 @@ class Dispatcher:
         sizes = [len(entry.body) for entry in entries]
         self._largest = max(self._largest, max(sizes, default=0))
         return sum(sizes)
+
+    def _look_up_largest(self) -> None:
+        """Forget large bodies that wait no longer: not before as many jobs were taken as wait, as it looks at each."""
+        if self._taken > len(self._fresh) + len(self._back):
+            self._largest = max([len(entry.body) for entry in chain(self._fresh, self._back)], default=1) or 1
+            self._taken = 0
+
+    def _wait_again(self, entry: Entry) -> None:
+        """It goes out again as soon as there is room, before all that were never handed out."""
+        heappush(self._back, entry)
+        self._largest = max(self._largest, len(entry.body))
 
     # Workers come and go
 
@@ -213,7 +225,7 @@ class Dispatcher:
             if due.strikes:
                 self._suspects.again([due])
             else:
-                heappush(self._back, due)
+                self._wait_again(due)
         given = self._assign_suspects(now)
         last = self._deal(given, now)
         if last is not None:
@@ -231,7 +243,10 @@ class Dispatcher:
             _fewest_first(turn)
         while turn:
             free = WINDOW_BYTES - max([session.bytes for session, _ in turn])
-            most = max(1, min(min([room for _, room in turn]), free // self._largest))  # for each of them
+            most = min([room for _, room in turn])  # for each of them
+            if most * self._largest > free:
+                self._look_up_largest()
+                most = max(1, min(most, free // self._largest))
             run = min(most, min([session.window.run for session, _ in turn]))
             most -= most % run
             jobs = self._take(most * len(turn))
@@ -412,7 +427,7 @@ class Dispatcher:
             self._suspects.again(entries)
         else:
             for entry in entries:
-                heappush(self._back, entry)
+                self._wait_again(entry)
 
     def _arrange(self, session: Session) -> None:
         """Whether the session is in the ring follows from its flags."""
@@ -440,6 +455,7 @@ class Dispatcher:
             taken = [fresh.popleft() for _ in range(min(most - len(jobs), len(fresh)))]
             self.fresh_bytes -= sum([len(entry.body) for entry in taken])
             jobs += [entry for entry in taken if entry.settled_at is None]
+        self._taken += len(jobs)
         return jobs
 
 

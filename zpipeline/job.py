@@ -41,10 +41,14 @@ def parse_id(job_id: str) -> tuple[int, int] | None:
     return int(job_id[:_WORD], 16), int(job_id[_WORD:], 16)
 
 
+#: Bytes of a job's headers, packed: those of a message full of jobs fit into a ZeroMQ frame.
+MAX_HEADERS = 1 << 16
+
+
 def encode_headers(headers: Mapping[str, str] | None) -> bytes:
     """Headers as they travel and are kept: a JSON object, its names in lower case.
 
-    :raises UsageError: a name or value is not a str, or a name comes twice but for its case.
+    :raises UsageError: a name or value is not a str, or a name comes twice but for its case, or they are too long.
     """
     return _encode_headers(tuple(headers.items())) if headers else b"{}"
 
@@ -59,9 +63,12 @@ def _encode_headers(headers: tuple[tuple[str, str], ...]) -> bytes:
             raise UsageError(f"the header {name.lower()!r} comes twice: join its values by ', '")
         lowered[name.lower()] = value
     try:
-        return json.dumps(lowered, ensure_ascii=False, separators=(",", ":")).encode()
+        packed = json.dumps(lowered, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"headers must be text that UTF-8 can hold: {error}") from None
+    if len(packed) > MAX_HEADERS:
+        raise UsageError(f"headers of {len(packed)} bytes: {MAX_HEADERS} are allowed, put what is long into the body")
+    return packed
 
 
 def check_bodies(bodies: Iterable[object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -30,6 +30,8 @@ class Memory:
         #: What `Status` has of each that is kept, and their numbers in the order in which they go.
         self._settled: dict[int, tuple[str, int, float, float, str | None]] = {}
         self._oldest: deque[int] = deque()
+        #: Jobs that are in that row from before they were revived, and how often.
+        self._revived: Counter[int] = Counter()
         #: What was returned, the first to be settled first; and of which jobs there was no room for that any longer.
         self._results: OrderedDict[int, bytes] = OrderedDict()
         self._result_bytes = 0
@@ -92,6 +94,8 @@ class Memory:
         self._settled.update(zip(sequences, outcomes, strict=True))
         self._oldest.extend(sequences)
         oldest = [self._oldest.popleft() for _ in range(len(self._oldest) - self._limits.most_settled)]
+        if self._revived:
+            oldest = [sequence for sequence in oldest if not self._was_revived(sequence)]
         for sequence in oldest:
             self._settled.pop(sequence, None)
         if self._results or self._results_gone:
@@ -102,6 +106,15 @@ class Memory:
             for sequence, (_, _, _, settled_at, _) in zip(sequences, outcomes, strict=True):
                 if sequence in self._key_of:
                     self._expiring[self._key_of[sequence]] = settled_at + self._limits.keep
+
+    def _was_revived(self, sequence: int) -> bool:
+        """Whether this place in the row is from before the job was revived; it is asked once."""
+        if sequence not in self._revived:
+            return False
+        self._revived[sequence] -= 1
+        if not self._revived[sequence]:
+            del self._revived[sequence]
+        return True
 
     def _keep_results(self, results: dict[int, bytes | None]) -> None:
         for sequence, result in results.items():
@@ -161,7 +174,8 @@ class Memory:
                 and (selection.error is None or selection.error in dead.error)
             ):
                 del self._dead[dead.sequence]
-                self._settled.pop(dead.sequence, None)
+                if self._settled.pop(dead.sequence, None) is not None:
+                    self._revived[dead.sequence] += 1
                 if dead.sequence in self._key_of:
                     self._expiring.pop(self._key_of[dead.sequence], None)
                 entries.append(Entry(dead.sequence, letter.body, letter.headers, dead.accepted_at, due=at))

@@ -6,6 +6,7 @@ import errno
 import json
 import resource
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -116,12 +117,16 @@ class Disk(RigCase):
         web = self.rig.again(web)
         self.rig.again(worker)
         self.rig.until_ready(web, 1)
-        status, detail, _ = self.refused(web)
+        status, detail, retry_after = self.refused(web)
         self.assertEqual(status, 503)
         self.assertIn("the journal journal.sqlite: it is damaged", detail)
         self.assertIn("restore it from a backup", detail)
         self.assertEqual(get(web.port, "/health/ready")[0], 503)
+        for _ in range(30):  # for longer than writing is tried again after, if it is
+            self.assertEqual(self.refused(web), (503, detail, retry_after))
+            time.sleep(0.1)
         self.assertEqual(self.rig.lines(), [])
+        self.assertEqual((web.log.count("nothing is accepted"), web.log.count("is written again")), (1, 0))
         web.end()
         self.assertNotIn("Traceback", web.log)
         for left in self.rig.folder.glob("journal.sqlite-*"):

@@ -82,6 +82,8 @@ class Lock:
         text = os.pread(file, 100, 0)
         if text and not _TEXT.fullmatch(text):
             raise self._is_none("another program's file")
+        if not text:
+            os.fchmod(file, 0o600)  # it is new, and the umask may have taken even our own permissions
 
     def _is_none(self, what: str) -> UsageError:
         return UsageError(

@@ -97,11 +97,6 @@ class Tables:
         self._forgetting.undone()
 
     @property
-    def in_transaction(self) -> bool:
-        """Whether SQLite has not ended the transaction by itself, as it does after some errors."""
-        return self._connection.in_transaction
-
-    @property
     def dead(self) -> int:
         """How many dead letters there are, as it is committed."""
         return self._counts.stored("dead")

@@ -118,6 +118,7 @@ class _Batch:
     :ivar has_written: whether it, or what was to write over it, has taken the place of what failed before it.
     :ivar aside: facts that cannot be written.
     :ivar defects: why requests cannot be carried out.
+    :ivar apart: questions that are answered as the file stands, after the transaction, or refused for this reason.
     :ivar held_up: bytes of SQLite's log that another program keeps from being brought into the file; None where that
         was not looked at.
     """
@@ -132,7 +133,16 @@ class _Batch:
     has_written: bool = False
     aside: list[SetAside] = field(factory=list)
     defects: list[Exception] = field(factory=list)
+    apart: list[tuple[_Asked, JournalError]] = field(factory=list)
     held_up: int | None = None
+
+
+class _NoAnswer(Exception):
+    """A question cannot be answered: what it reads is damaged. SQLite commits no transaction that has met that."""
+
+    def __init__(self, why: sqlite3.Error) -> None:
+        super().__init__()
+        self.why = why
 
 
 class Writer:
@@ -301,6 +311,8 @@ class Writer:
         jobs = len(batch.facts) + sum([each.jobs for each in batch.asked])
         if jobs:
             self._commits.observe(time.monotonic() - batch.begun_at, jobs)
+        for each, refusal in batch.apart:
+            self._refuse(each, refusal)
         self._end_doubt()
         _answer(batch.asked)
         if recovered:
@@ -416,6 +428,10 @@ class Writer:
             if self.trouble is not None:
                 tables.probe()
             tables.finish()
+        except _NoAnswer as error:
+            tables.rollback()
+            batch.apart = [(each, JournalError(self._why(error.why))) for each in asked if each.kind is Kind.QUESTION]
+            return self._prepare([each for each in asked if each.kind is not Kind.QUESTION], batch, wait=wait)
         except Exception as error:  # also a defect of ours: whoever asked has to be answered nevertheless
             return self._undo(error)
         return None
@@ -430,9 +446,9 @@ class Writer:
         except Refused as refusal:
             asked.refusal = refusal
         except sqlite3.DatabaseError as error:
-            if asked.kind is not Kind.QUESTION or not tables.in_transaction or not is_of_the_file(error):
+            if asked.kind is not Kind.QUESTION or not is_of_the_file(error):
                 raise
-            asked.refusal = JournalError(self._why(error))  # it has changed nothing: the others go on
+            raise _NoAnswer(error) from None
 
     def _commit(self) -> None:
         """End the transaction that is prepared."""

@@ -21,6 +21,7 @@ from zpipeline import protocol, retries
 from zpipeline.admission import Admission
 from zpipeline.dispatch import Dispatcher, FailedAttempt, Fate
 from zpipeline.entry import Entry, Session
+from zpipeline.errors import ProtocolError
 from zpipeline.job import make_id
 from zpipeline.pipeline.waiting import Waiting
 from zpipeline.stats import Measures
@@ -357,6 +358,17 @@ class Jobs:
     def has_accepted(self, sequence: int) -> bool:
         """Whether a job of this number may ever have been: those of earlier openings are not known one by one."""
         return 0 < sequence <= self._newest
+
+    def check_numbers(self, sequences: Sequence[int]) -> None:
+        """These may all be numbers of jobs that were accepted: none is higher than that of the newest.
+
+        A worker may report any number of 64 bits, and the journal can hold those of 63.
+
+        :raises ProtocolError: they are not.
+        """
+        highest = max(sequences)
+        if highest > self._newest:
+            raise ProtocolError(f"it names job number {highest}, and none of so high a number was accepted here")
 
     def letters(self, after: int, most: int) -> Deferred[list[Summary]]:
         """Dead letters of higher numbers than `after`, in order."""

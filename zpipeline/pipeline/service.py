@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +37,7 @@ from zpipeline.pipeline.observing import Observer
 from zpipeline.pipeline.results import Results
 from zpipeline.pipeline.sessions import Sessions
 from zpipeline.retries import Policy
+from zpipeline.sockets import MAX_FRAME
 from zpipeline.stats import Measures, Stats, WorkerStatus
 from zpipeline.store import Key, Limits, Selection, Store, Summary
 from zpipeline.times import Times
@@ -76,7 +78,7 @@ class Pipeline(Service):
         name an address that they reach, or ``tcp://*:PORT``.
     :param max_pending: how many jobs may be unsettled; None for 1,000,000, or 100,000 without a journal.
     :param max_pending_bytes: how many bytes their bodies may have together; None for any, or 1 GiB without a journal.
-    :param max_body: how many bytes one body may have.
+    :param max_body: how many bytes one body may have; at most 256 MiB, which one ZeroMQ frame carries.
     :param window: jobs in flight at each worker; None lets each window size itself (`zpipeline.window`).
     :param attempts: how often a job is tried whose handler fails.
     :param backoff: the longest delay before the second attempt, and before any, in seconds
@@ -116,6 +118,11 @@ class Pipeline(Service):
         parse_address(sink, bound=True)
         if window is not None and not 1 <= window <= MAX_WINDOW:
             raise UsageError(f"a window is from 1 to {MAX_WINDOW} jobs, not {window}")
+        _check_whole("max_body", max_body, MAX_FRAME)
+        _check_whole("max_pending", max_pending)
+        _check_whole("max_pending_bytes", max_pending_bytes)
+        _check_seconds("keep", keep)
+        _check_seconds("drain", drain)
         if journal == "":
             raise UsageError("a journal needs the name of a file: name one with --journal")
         if journal_sync not in ("full", "normal"):
@@ -470,6 +477,23 @@ def _fingerprint(body: bytes, packed_headers: bytes) -> bytes:
     headers = json.loads(packed_headers)
     about = json.dumps([headers.get("content-type"), headers.get("zpipe-path")])
     return hashlib.sha256(about.encode() + b"\n" + body).digest()
+
+
+def _check_whole(name: str, number: int | None, most: int | None = None) -> None:
+    """That it is a whole number above 0, and no more than that; None is in order.
+
+    :raises UsageError: it is not.
+    """
+    if number is None:
+        return
+    if type(number) is not int or number < 1 or (most is not None and number > most):
+        bounds = "1 or more" if most is None else f"from 1 to {most}"
+        raise UsageError(f"{name} is a whole number, {bounds}, not {number!r}")
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    if not (seconds >= 0 and isfinite(seconds)):
+        raise UsageError(f"{name} is a number of seconds, 0 or more, not {seconds!r}")
 
 
 def _check_workers(workers: Iterable[str]) -> list[str]:

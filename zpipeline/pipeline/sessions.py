@@ -308,6 +308,8 @@ class Sessions:
             message = protocol.decode_for_sink(frames)
             if message.session not in self._open and message.session not in self._past:
                 raise ProtocolError("it names a session that is none of ours")
+            if isinstance(message, protocol.Done | protocol.Returned):
+                self._jobs.check_numbers(message.sequences)
         except ProtocolError as error:
             self._has_broken_protocol(error, peer())
             return
