@@ -172,6 +172,21 @@ class PagingTests(JournalCase):
         self.assertEqual({await self.state(pipeline, job_id) for job_id in ids}, {"done"})
 
 
+    async def test_a_number_that_no_job_has_breaks_the_protocol_and_wedges_nothing(self) -> None:
+        pipeline, worker, session = await self.pair(window=5)
+        await pipeline.push_many([b""] * 40)
+        await worker.has(5)
+        for wrong in ((1 << 63,), (1 << 63, 12345), ((1 << 64) - 1,), (pipeline._jobs._newest + 1,)):
+            worker.say(Done(session, wrong))
+            worker.say(Returned(session, wrong))
+        await until(lambda: pipeline.bad_messages == 8)
+        self.assertIn("none of so high a number was accepted here", self.log_lines("the sink drops a message")[0])
+        await pipeline.push(b"")
+        worker.say(Done(session, worker.sequences()))
+        await until(lambda: self.read("SELECT count(*) FROM settled")[0][0] == 5)
+        self.assertEqual((pipeline.trouble, pipeline.pending), (None, 36))
+
+
 class RestartTests(JournalCase):
     """Another pipeline on the same journal."""
 
