@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -129,11 +128,10 @@ class CountTests(MemoryCase):
         self.assertEqual(pipeline.stats().oldest_waiting, 0)
 
     async def test_a_job_that_waits_for_its_retry_does_not_wait_to_be_handed_out(self) -> None:
-        pipeline, worker, session = await self.pair(backoff=(300, 300))
-        self.patch(random, "uniform", lambda low, high: high)
+        pipeline, worker, session = await self.pair()
         await pipeline.push(b"a")
         [number] = await worker.has(1)
-        self.fails(worker, session, number)
+        self.fails(worker, session, number, delay=300.0)
         stats = await later(pipeline, lambda stats: stats.failed)
         self.assertEqual((stats.waiting, stats.oldest_waiting), (1, 0))
 

@@ -63,7 +63,8 @@ class JsonTests(ObserveTestCase):
         stats = answer.json()
         members = (
             "version host pid time uptime accepting draining trouble accepted refused done dead failed redelivered "
-            "redeliveries bad_messages pending waiting oldest_waiting in_flight dead_letters ready_workers rates latency journal"
+            "redeliveries bad_messages pending waiting oldest_waiting in_flight dead_letters ready_workers rates "
+            "latency journal"
         )
         self.assertEqual(list(stats), members.split())
         reasons = "full draining too_large journal journal_full key_reused keys_full"
