@@ -22,6 +22,7 @@ from tests.faults.rig import ROOT, Rig
 
 UNITS = ROOT / "deploy/systemd"
 RULES = ROOT / "deploy/prometheus/zpipeline-rules.yml"
+RULES_TEST = ROOT / "tests/data/zpipeline-rules-test.yml"
 DASHBOARD = ROOT / "deploy/grafana/zpipeline.json"
 TWISTD = "/opt/zpipeline/bin/twistd"
 
@@ -107,12 +108,12 @@ class MetricTests(SynchronousTestCase):
             grouped = {label for group in re.findall(r"\bby \(([^)]*)\)", expression) for label in group.split(", ")}
             self.assertLessEqual(grouped, known, expression)
 
-    def test_reasons_and_outcomes_in_rules_are_ones_that_there_are(self) -> None:
+    def test_reasons_outcomes_and_causes_in_rules_are_ones_that_there_are(self) -> None:
         with Rig() as rig:
             text = get(rig.web([1]).port, "/metrics")[2].decode()
-        there = set(re.findall(r'(?:reason|outcome)="(\w+)"', text))
+        there = set(re.findall(r'(?:reason|outcome|cause)="(\w+)"', text))
         for expression in rule_expressions():
-            for values in re.findall(r'(?:reason|outcome)=~?"([^"]*)"', expression):
+            for values in re.findall(r'(?:reason|outcome|cause)=~?"([^"]*)"', expression):
                 self.assertLessEqual(set(values.split("|")), there)
 
     def test_each_alert_says_how_grave_it_is_and_what_to_do(self) -> None:
@@ -121,12 +122,27 @@ class MetricTests(SynchronousTestCase):
             self.assertEqual(set(rule["annotations"]), {"summary", "description"})
             self.assertIn(rule["alert"], (ROOT / "docs/operating.rst").read_text())
 
-    def test_promtool_understands_the_rules(self) -> None:
+    def promtool(self, *arguments: object) -> None:
+        """Run it; it finds nothing wrong."""
         program = shutil.which("promtool")
         if program is None:
             raise SkipTest("promtool is not installed")
-        done = subprocess.run([program, "check", "rules", RULES], capture_output=True, text=True)
-        self.assertEqual(done.returncode, 0, done.stderr)
+        done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_promtool_understands_the_rules(self) -> None:
+        self.promtool("check", "rules", RULES)
+
+    def test_alerts_fire_on_what_they_are_for_and_on_nothing_else(self) -> None:
+        self.promtool("test", "rules", RULES_TEST)
+
+    def test_each_alert_fires_in_a_test(self) -> None:
+        tests = [
+            test for group in yaml.safe_load(RULES_TEST.read_text())["tests"] for test in group["promql_expr_test"]
+        ]
+        fired = {sample["labels"] for test in tests for sample in test["exp_samples"]}
+        names = {name for labels in fired for name in re.findall(r'alertname="(\w+)"', labels)}
+        self.assertEqual(names, {rule["alert"] for rule in rules()})
 
 
 def rules() -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from twisted.trial import unittest
 
 from zpipeline import dispatch
 from zpipeline.dispatch import GRACE, STRIKE_REST, WINDOW_BYTES, Dispatcher, FailedAttempt, Fate
-from zpipeline.entry import Entry, Session
+from zpipeline.entry import Cause, Entry, Session
 from zpipeline.retries import Policy
 
 thorough = settings(max_examples=300, deadline=None, database=None)
@@ -518,7 +518,7 @@ class SuspectsTests(Case):
         self.kill_one_of(2, 3, 4, 5)
         self.add(1)
         self.assertEqual(self.assign(), {2: [1, 2, 3], 3: [4, 5, 6], 4: [41]})
-        self.assertEqual(self.dispatcher.redelivered, 6)
+        self.assertEqual(self.dispatcher.redeliveries, {Cause.LOST: 6, Cause.RETURNED: 0, Cause.RETRY: 0})
 
     def test_ordinary_jobs_flow_on_the_other_workers(self) -> None:
         self.kill_one_of(2, 3, 4, 5)
@@ -841,6 +841,216 @@ class FailuresTests(Case):
         self.fail_first(FailedAttempt("no", delay=7.0))
         self.dispatcher.add_retries([Entry(1, b"", b"{}", 0.0, due=57.0), Entry(2, b"", b"{}", 0.0, due=57.0)], None)
         self.assertEqual(self.assign(at=57.0), {2: [1], 1: [2]})
+
+
+class RedeliveryTests(Case):
+    """Why a job is handed out again."""
+
+    def counted(self) -> dict[str, int]:
+        return {cause.value: count for cause, count in self.dispatcher.redeliveries.items() if count}
+
+    def hand_out(self, *workers: int) -> None:
+        """One job, to the first of these workers."""
+        self.ready(*workers)
+        self.add(1)
+        self.assign()
+
+    def test_a_first_delivery_does_not_count(self) -> None:
+        self.hand_out(1)
+        self.assertEqual(self.counted(), {})
+
+    def test_a_job_counts_when_it_is_handed_out_again_and_not_before(self) -> None:
+        self.hand_out(1)
+        self.lose(1, Fate.UNREACHABLE)
+        self.assign()
+        self.assertEqual(self.counted(), {})
+        self.ready(2)
+        self.assign()
+        self.assertEqual(self.counted(), {"lost": 1})
+
+    def test_what_an_unreachable_worker_held_was_lost(self) -> None:
+        self.ready(1)
+        self.add(3)
+        self.assign()
+        self.lose(1, Fate.UNREACHABLE)
+        self.ready(2)
+        self.assign()
+        self.assertEqual(self.counted(), {"lost": 3})
+
+    def test_what_a_worker_held_that_was_leaving_was_lost(self) -> None:
+        self.hand_out(1, 2)
+        self.dispatcher.leave(self.at(1))
+        self.lose(1, Fate.DEAD)
+        self.assign()
+        self.assertEqual(self.counted(), {"lost": 1})
+
+    def test_a_job_that_was_struck_was_lost(self) -> None:
+        self.hand_out(1, 2)
+        self.lose(1, Fate.DEAD)
+        self.assign(at=52.0)
+        self.assertEqual(self.counted(), {"lost": 1})
+
+    def test_several_jobs_of_an_overdue_worker_were_lost_and_one_alone_is_a_retry(self) -> None:
+        self.ready(1)
+        self.add(2)
+        self.assign()
+        self.lose(1, Fate.OVERDUE)
+        self.ready(2)
+        self.assign()
+        self.assertEqual(self.counted(), {"lost": 1})
+        self.lose(2, Fate.OVERDUE)
+        self.ready(3, 4)
+        self.assign(at=60.0)
+        self.assertEqual(self.counted(), {"lost": 2, "retry": 1})
+
+    def test_what_a_worker_gives_back_was_returned(self) -> None:
+        self.hand_out(1, 2)
+        self.dispatcher.returned(self.at(1), [1], 0.0)
+        self.assign()
+        self.assertEqual(self.counted(), {"returned": 1})
+
+    def test_a_suspect_that_is_given_back_was_returned(self) -> None:
+        self.hand_out(1, 2)
+        self.lose(1, Fate.DEAD)
+        self.assign(at=52.0)
+        self.dispatcher.returned(self.at(2), [1], 0.0)
+        self.assign(at=52.0)
+        self.assertEqual(self.counted(), {"lost": 1, "returned": 1})
+
+    def test_a_job_that_failed_is_a_retry(self) -> None:
+        self.hand_out(1)
+        self.dispatcher.failed(self.at(1), 1, FailedAttempt("no", delay=1.0), 0.0, 50.0)
+        self.assign(at=51.0)
+        self.assertEqual(self.counted(), {"retry": 1})
+
+    def test_a_dead_letter_that_is_tried_again_is_a_retry(self) -> None:
+        self.ready(1)
+        self.dispatcher.add_retry(Entry(1, b"", b"{}", 0.0, due=50.0))
+        self.assign()
+        self.assertEqual(self.counted(), {"retry": 1})
+
+    def test_it_is_the_latest_cause_that_counts(self) -> None:
+        self.hand_out(1, 2)
+        self.dispatcher.failed(self.at(1), 1, FailedAttempt("no", delay=0.0), 0.0, 50.0)
+        self.assertEqual(self.assign(), {2: [1]})
+        self.lose(2, Fate.DEAD)
+        self.assertEqual(self.assign(at=52.0), {1: [1]})
+        self.dispatcher.failed(self.at(1), 1, FailedAttempt("no", delay=0.0), 0.0, 52.0)
+        self.assertEqual(self.assign(at=52.0), {1: [1]})
+        self.assertEqual(self.counted(), {"retry": 2, "lost": 1})
+
+    def test_a_job_that_was_struck_before_a_restart_was_lost_unless_it_had_failed(self) -> None:
+        self.ready(1, 2, 3, 4)
+        page = [Entry(1, b"", b"{}", 0.0, strikes=2, due=40.0), Entry(2, b"", b"{}", 0.0, attempt=2, due=41.0)]
+        page += [Entry(3, b"", b"{}", 0.0, attempt=2, strikes=1, due=42.0), Entry(4, b"", b"{}", 0.0, due=43.0)]
+        self.dispatcher.add_retries(page, None)
+        self.assign()
+        for number in (1, 2, 3, 4):
+            self.done(number)
+            self.assign()
+        self.assertEqual(self.counted(), {"lost": 1, "retry": 3})
+
+    def test_a_job_that_was_settled_while_it_waited_does_not_count(self) -> None:
+        self.hand_out(1)
+        self.lose(1, Fate.UNREACHABLE)
+        self.dispatcher.done(None, [1], 0.0, 50.0)
+        self.ready(2)
+        self.assign()
+        self.assertEqual(self.counted(), {})
+
+
+class WaitingTests(Case):
+    """Since when the job waits that waits longest."""
+
+    def add_at(self, *times: float) -> None:
+        """Jobs that were accepted at these times."""
+        self.dispatcher.add([Entry(self.numbers + n, b"x", b"{}", at) for n, at in enumerate(times, 1)])
+        self.numbers += len(times)
+
+    def since(self, at: float = 50.0) -> float | None:
+        return self.dispatcher.waiting_since(at)
+
+    def test_without_jobs_none_waits(self) -> None:
+        self.assertIsNone(self.since())
+
+    def test_a_job_waits_since_its_acceptance_until_it_is_handed_out(self) -> None:
+        self.dispatcher = Dispatcher(Policy(), window=1)
+        self.add_at(40.0, 41.0)
+        self.assertEqual(self.since(), 40.0)
+        self.ready(1)
+        self.assign()
+        self.assertEqual(self.since(), 41.0)
+        self.done(1)
+        self.assign()
+        self.assertIsNone(self.since())
+
+    def test_jobs_that_were_settled_while_they_waited_do_not_count(self) -> None:
+        self.add_at(40.0, 41.0, 42.0, 43.0)
+        self.dispatcher.done(None, [1, 2], 0.0, 50.0)
+        self.assertEqual(self.since(), 42.0)
+        self.dispatcher.done(None, [3, 4], 0.0, 50.0)
+        self.assertIsNone(self.since())
+
+    def test_what_is_lost_or_given_back_waits_since_its_acceptance(self) -> None:
+        self.ready(1)
+        self.add_at(40.0, 41.0)
+        self.assign()
+        self.dispatcher.returned(self.at(1), [2], 0.0)
+        self.assertEqual(self.since(), 41.0)
+        self.lose(1, Fate.UNREACHABLE)
+        self.assertEqual(self.since(), 40.0)
+        self.dispatcher.done(None, [1], 0.0, 50.0)
+        self.assertEqual(self.since(), 41.0)
+
+    def test_a_retry_waits_since_it_is_due_and_not_before(self) -> None:
+        self.ready(1)
+        self.add_at(40.0)
+        self.assign()
+        self.dispatcher.failed(self.at(1), 1, FailedAttempt("no", delay=5.0), 0.0, 50.0)
+        self.lose(1, Fate.UNREACHABLE)
+        self.assertIsNone(self.since(54.9))
+        self.assertEqual(self.since(56.0), 55.0)
+        self.assign(at=57.0)
+        self.assertEqual(self.since(58.0), 55.0)
+
+    def test_a_retry_that_is_lost_waits_since_it_was_due(self) -> None:
+        self.ready(1)
+        self.add_at(40.0)
+        self.assign()
+        self.dispatcher.failed(self.at(1), 1, FailedAttempt("no", delay=5.0), 0.0, 50.0)
+        self.assign(at=55.0)
+        self.assertIsNone(self.since(60.0))
+        self.lose(1, Fate.UNREACHABLE)
+        self.assertEqual(self.since(60.0), 55.0)
+
+    def test_a_retry_that_was_done_late_does_not_count(self) -> None:
+        self.ready(1)
+        self.add_at(40.0)
+        self.assign()
+        self.dispatcher.failed(self.at(1), 1, FailedAttempt("no", delay=5.0), 0.0, 50.0)
+        self.dispatcher.done(None, [1], 0.0, 51.0)
+        self.assertIsNone(self.since(60.0))
+
+    def test_the_oldest_may_be_any_of_those_that_were_handed_out_before(self) -> None:
+        self.ready(1)
+        self.add_at(40.0, 41.0)
+        self.assign()
+        self.dispatcher.failed(self.at(1), 1, FailedAttempt("no", delay=5.0), 0.0, 50.0)
+        self.lose(1, Fate.UNREACHABLE)
+        self.assign(at=60.0)
+        self.assertEqual(self.since(60.0), 41.0, "the first in turn is the other one")
+
+    def test_suspects_wait_for_a_worker_of_their_own(self) -> None:
+        self.ready(1)
+        self.add_at(40.0, 41.0)
+        self.assign()
+        self.dispatcher.lose(self.at(1))
+        self.assertIsNone(self.since(), "they are at a worker until there is a verdict")
+        self.dispatcher.verdict(1, Fate.DEAD, 50.0)
+        self.assertEqual(self.since(), 40.0)
+        self.ready(2)
+        self.assign()
+        self.assertEqual(self.since(), 41.0)
 
 
 class TimeTests(Case):

@@ -18,7 +18,7 @@ from twisted.trial import unittest
 
 from zpipeline import dispatch
 from zpipeline.dispatch import GRACE, STRIKE_REST, Dispatcher, FailedAttempt, Fate
-from zpipeline.entry import Entry, Session
+from zpipeline.entry import Cause, Entry, Session
 from zpipeline.retries import Policy
 
 thorough = settings(max_examples=200, stateful_step_count=50, deadline=None, database=None)
@@ -64,6 +64,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.suspects: set[int] = set()
         self.strikes: dict[int, int] = {}
         self.attempts: dict[int, int] = {}
+        self.causes: dict[int, Cause] = {}  # of those that were handed out and came back
+        self.redelivered = dict.fromkeys(Cause, 0)
+        self.ready_at: dict[int, float] = {}  # when they could be handed out
         self.places: dict[int, Place] = {}
         self.sessions: dict[int, Session] = {}
         self.lost: list[int] = []  # sessions without a verdict
@@ -115,13 +118,14 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(lengths=st.lists(body_lengths, max_size=8))
     def add(self, lengths: list[int]) -> None:
         first = len(self.lengths) + 1
-        entries = [Entry(first + i, b"x" * length, b"{}", 0.0) for i, length in enumerate(lengths)]
+        entries = [Entry(first + i, b"x" * length, b"{}", self.at) for i, length in enumerate(lengths)]
         self.dispatcher.add(entries)
         for entry in entries:
             self.lengths[entry.sequence] = len(entry.body)
             self.holders[entry.sequence] = None
             self.attempts[entry.sequence] = 1
             self.strikes[entry.sequence] = 0
+            self.ready_at[entry.sequence] = self.at
 
     @rule(count=st.integers(1, 40))
     def add_and_assign(self, count: int) -> None:
@@ -165,6 +169,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.lost.remove(number)
         held = self.held_by(number)
         self.holders.update(dict.fromkeys(held))
+        self.causes.update(dict.fromkeys(held, Cause.LOST))
         blamed = self.dispatcher.verdict(number, fate, self.at)
         if fate is Fate.UNREACHABLE or self.sessions[number].leaving or not held:
             assert blamed is None
@@ -194,6 +199,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(passes=st.sampled_from([0.0, 0.001, 0.02, 0.3, 2.0]))
     def assign(self, passes: float) -> None:
         self.now += passes
+        self.ready_at.update((job, due) for job, due in self.due.items() if due <= self.at)
         self.due = {job: due for job, due in self.due.items() if due > self.at}
         sizes = {number: self.sessions[number].window.size(self.now) for number in self.places}
         reserved = {number for number in self.places if self.sessions[number].reserved}
@@ -206,6 +212,9 @@ class DispatcherMachine(RuleBasedStateMachine):
             assert self.places[session.number].takes_jobs, "leaving or paused, and given jobs"
             assert all(self.holders[job] is None and job not in self.due for job in jobs), "out twice, or too early"
             assert all(entry.due is None for entry in entries)
+            for job in jobs:
+                if job in self.causes:
+                    self.redelivered[self.causes[job]] += 1
             before = self.held_by(session.number)
             if not before:
                 self.places[session.number].progress_at = self.now
@@ -314,6 +323,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         if not self.strikes[job]:
             self.suspects.discard(job)
         self.holders[job] = None
+        self.causes[job] = Cause.RETRY
         assert entry.attempt == self.attempts[job] and entry.settled_at is None and entry.due is not None
         self.due[job] = entry.due
         longest = (1.0, 1.5)[self.attempts[job] - 2]
@@ -336,6 +346,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert self.dispatcher.returned(session, jobs, self.now) == len(counted)
         self.late += len(jobs) - len(counted)
         self.holders.update(dict.fromkeys(counted))
+        self.causes.update(dict.fromkeys(counted, Cause.RETURNED))
         self.reported(number, bool(counted))
 
     @precondition(lambda self: self.places)
@@ -377,7 +388,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert self.dispatcher.in_flight == sum(holder is not None for holder in self.holders.values())
         assert self.dispatcher.ready_workers == sum(not place.leaving for place in self.places.values())
         assert self.dispatcher.late == self.late
+        assert self.dispatcher.redeliveries == self.redelivered
         assert self.dispatcher.fresh >= 0 and self.dispatcher.fresh_bytes >= 0
+
+    @invariant()
+    def the_oldest_is_known(self) -> None:
+        since = [self.due.get(job, self.ready_at[job]) for job, holder in self.holders.items() if holder is None]
+        assert self.dispatcher.waiting_since(self.at) == min([at for at in since if at <= self.at], default=None)
 
     @invariant()
     def time_is_watched(self) -> None:

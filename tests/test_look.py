@@ -209,6 +209,15 @@ class TablesTests(SynchronousTestCase):
             ["127.0.0.1:4444", "ready", "100.0%", "12.3k", "50.0k/50.0k", "123M", "100k", "1.20ms", "1.50s"],
         )
 
+    def test_it_says_what_was_redelivered_and_how_much_of_it_lost_workers_had_held(self) -> None:
+        lines = "\n".join(self.lines([worker(0)], 80))
+        self.assertRegex(lines, r"redelivered +12\n")
+        self.assertRegex(lines, r"of lost workers +3\n")
+
+    def test_it_says_how_long_the_oldest_job_has_waited(self) -> None:
+        self.assertRegex("\n".join(self.lines([worker(0)], 80)), r"oldest wait +2m 3s ")
+        self.assertRegex("\n".join(self.lines([worker(0)], 80, oldest_waiting=0)), r"oldest wait +0s ")
+
     def test_a_wide_one_has_more(self) -> None:
         narrow, middle, wide = (next(iter(self.heading(width))) for width in (80, 100, 160))
         self.assertNotIn("start p50", narrow)
@@ -221,7 +230,7 @@ class TablesTests(SynchronousTestCase):
 
     def test_workers_that_have_no_room_are_counted_by_state(self) -> None:
         workers = [worker(number) for number in range(30)] + [lost(30), absent(31), absent(32)]
-        for height in (16, 20, 24, 40):
+        for height in (17, 20, 24, 40):
             lines = self.lines(workers, 80, height)
             self.assertEqual(len(lines), height)
             shown = [line for line in lines if re.match(r"127.0.0.1:\d+ +ready ", line)]

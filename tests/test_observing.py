@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from attrs import asdict
 from twisted.internet import reactor
+from twisted.internet.task import Clock
 
 from tests.peers import until
 from tests.pipeline_kit import JournalCase, MemoryCase, PipelineCase, free_address
@@ -16,6 +18,8 @@ from zpipeline.histogram import Timings
 from zpipeline.pipeline import jobs
 from zpipeline.pipeline.observing import Observer
 from zpipeline.protocol import Bye, Done, Returned, State
+from zpipeline.stats import Redeliveries
+from zpipeline.testing.clock import TimesOf
 
 
 def timings(start: float, run: float, jobs: int = 1) -> Timings:
@@ -41,6 +45,7 @@ class CountTests(MemoryCase):
             name: value for name, value in asdict(stats).items() if isinstance(value, int | float) and value is not True
         }
         nothing = ("accepted", "done", "dead", "failed", "redelivered", "pending", "waiting", "in_flight", "uptime")
+        nothing += ("oldest_waiting",)
         self.assertEqual({counts[name] for name in nothing}, {0})
         self.assertEqual((stats.accepting, stats.draining, stats.trouble, stats.journal), (True, False, None, None))
 
@@ -73,6 +78,7 @@ class CountTests(MemoryCase):
         await worker.has(2)
         stats = pipeline.stats()
         self.assertEqual((stats.failed, stats.dead, stats.redelivered, stats.dead_letters), (1, 0, 1, 0))
+        self.assertEqual(stats.redeliveries, Redeliveries(retry=1))
         self.fails(worker, session, number)
         stats = await later(pipeline, lambda stats: stats.dead)
         self.assertEqual((stats.failed, stats.dead, stats.done, stats.pending, stats.dead_letters), (2, 1, 0, 0, 1))
@@ -86,6 +92,7 @@ class CountTests(MemoryCase):
         worker.say(Returned(session, numbers[1:]))
         await worker.has(3)
         self.assertEqual((pipeline.stats().redelivered, worker_of(pipeline).returned), (1, 1))
+        self.assertEqual(pipeline.stats().redeliveries, Redeliveries(returned=1))
 
     async def test_what_a_lost_worker_held_is_redelivered(self) -> None:
         pipeline, worker, session = await self.pair(window=2)
@@ -95,6 +102,7 @@ class CountTests(MemoryCase):
         again = await worker.takes_part(2)
         await worker.has(2, again)
         self.assertEqual((pipeline.stats().redelivered, pipeline.stats().failed), (2, 0))
+        self.assertEqual(pipeline.stats().redeliveries, Redeliveries(lost=2))
 
     async def test_a_dead_letter_that_is_tried_again_is_redelivered_and_no_longer_dead(self) -> None:
         pipeline, worker, session = await self.pair()
@@ -106,6 +114,33 @@ class CountTests(MemoryCase):
         await worker.has(2)
         stats = pipeline.stats()
         self.assertEqual((stats.redelivered, stats.dead, stats.dead_letters, stats.pending), (1, 1, 0, 1))
+        self.assertEqual(stats.redeliveries, Redeliveries(retry=1))
+
+    async def test_the_job_that_waits_longest_has_waited_since_its_acceptance(self) -> None:
+        pipeline, worker, session = await self.pair(window=1)
+        before = time.time()
+        await pipeline.push_many([b"a", b"b"])
+        [number] = await worker.has(1)
+        stats = await later(pipeline, lambda stats: stats.oldest_waiting > 0.05)
+        self.assertTrue(stats.oldest_waiting <= stats.time - before)
+        worker.say(Done(session, [number]))
+        await worker.has(2)
+        self.assertEqual(pipeline.stats().oldest_waiting, 0)
+
+    async def test_a_job_that_waits_for_its_retry_does_not_wait_to_be_handed_out(self) -> None:
+        pipeline, worker, session = await self.pair()
+        await pipeline.push(b"a")
+        [number] = await worker.has(1)
+        self.fails(worker, session, number, delay=300.0)
+        stats = await later(pipeline, lambda stats: stats.failed)
+        self.assertEqual((stats.waiting, stats.oldest_waiting), (1, 0))
+
+    async def test_a_clock_that_is_set_back_makes_no_job_younger_than_nothing(self) -> None:
+        pipeline = self.start()
+        await pipeline.push(b"a")
+        observer = Observer(reactor, [], TimesOf(Clock()))
+        stats = observer.stats(pipeline._jobs, pipeline._dispatcher, accepting=True, draining=False)
+        self.assertEqual((stats.waiting, stats.oldest_waiting), (1, 0))
 
     async def test_a_job_that_holds_up_its_worker_for_too_long_is_a_failed_attempt_of_that_worker(self) -> None:
         self.patch(dispatch, "GRACE", 0.1)
@@ -169,6 +204,13 @@ class JournalCountTests(JournalCase):
         self.assertEqual(pipeline.stats().dead_letters, 1)
         await pipeline.retry_dead(dead)
         self.assertEqual(pipeline.stats().dead_letters, 0)
+
+    async def test_jobs_of_before_have_waited_since_they_were_accepted(self) -> None:
+        pipeline = self.start(free_address())
+        await pipeline.push(b"a")
+        stats = await later(pipeline, lambda stats: stats.oldest_waiting > 0.2)
+        pipeline = await self.again(pipeline, free_address())
+        await until(lambda: pipeline.stats().oldest_waiting > stats.oldest_waiting)
 
     async def test_a_job_that_was_in_the_journal_alone_when_it_was_done_counts(self) -> None:
         self.patch(jobs, "MOST", 2)

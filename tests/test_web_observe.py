@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.peers import until
 from tests.test_web import NDJSON, Answer, Connection, WebTestCase
 from zpipeline import Pipeline
+from zpipeline.entry import Cause
 from zpipeline.histogram import SECONDS
 from zpipeline.metrics import Exposition, PipelineCollector, WorkerCollector
 from zpipeline.web import observe
@@ -62,11 +63,13 @@ class JsonTests(ObserveTestCase):
         stats = answer.json()
         members = (
             "version host pid time uptime accepting draining trouble accepted refused done dead failed redelivered "
-            "bad_messages pending waiting in_flight dead_letters ready_workers rates latency journal"
+            "redeliveries bad_messages pending waiting oldest_waiting in_flight dead_letters ready_workers rates "
+            "latency journal"
         )
         self.assertEqual(list(stats), members.split())
         reasons = "full draining too_large journal journal_full key_reused keys_full"
         self.assertEqual(list(stats["refused"]), reasons.split())
+        self.assertEqual(stats["redeliveries"], {"lost": 0, "returned": 0, "retry": 0})
         self.assertEqual(stats["rates"], {"accepted": 0.0, "settled": 0.0})
         nothing = {"p50": None, "p90": None, "p99": None}
         self.assertEqual(stats["latency"], {"start": nothing, "run": nothing, "settle": nothing})
@@ -75,6 +78,12 @@ class JsonTests(ObserveTestCase):
         await self.ask("GET /?a")
         stats = (await self.ask("GET /stats")).json()
         self.assertEqual((stats["accepted"], stats["pending"], stats["waiting"]), (1, 1, 1))
+        self.assertGreater(stats["oldest_waiting"], 0)
+
+    async def test_redeliveries_are_told_by_cause_and_in_all(self) -> None:
+        self.pipeline.measures.redeliveries.update({Cause.LOST: 3, Cause.RETURNED: 1, Cause.RETRY: 10})
+        stats = (await self.ask("GET /stats")).json()
+        self.assertEqual((stats["redelivered"], list(stats["redeliveries"].values())), (14, [3, 1, 10]))
 
     async def test_workers_are_a_list(self) -> None:
         answer = await self.ask("GET /workers")
@@ -288,7 +297,8 @@ class MetricTests(ObserveTestCase):
         families = self.families(await self.ask("GET /metrics", OPENMETRICS))
         names = (
             "zpipeline_build zpipeline_jobs_accepted zpipeline_jobs_refused zpipeline_jobs_settled "
-            "zpipeline_attempts_failed zpipeline_jobs_redelivered zpipeline_jobs_waiting zpipeline_jobs_in_flight "
+            "zpipeline_attempts_failed zpipeline_jobs_redelivered zpipeline_jobs_waiting "
+            "zpipeline_oldest_waiting_seconds zpipeline_jobs_in_flight "
             "zpipeline_dead_letters zpipeline_workers_ready zpipeline_bad_messages zpipeline_job_start_seconds "
             "zpipeline_job_run_seconds zpipeline_job_settle_seconds"
         )
@@ -299,11 +309,15 @@ class MetricTests(ObserveTestCase):
     async def test_values_are_those_of_the_pipeline(self) -> None:
         self.pipeline.measures.done, self.pipeline.measures.dead = 5, 2
         self.pipeline.measures.refused["full"] = 9
+        self.pipeline.measures.redeliveries[Cause.LOST] = 4
         self.pipeline.measures.settle.observe([0.02, 0.02, 1000.0])
         await self.ask("GET /?a")
         families = self.families(await self.ask("GET /metrics"))
         self.assertEqual(self.values(families["zpipeline_jobs_settled"]), {"done": 5, "dead": 2})
         self.assertEqual(self.values(families["zpipeline_jobs_refused"])["full"], 9)
+        redelivered = self.values(families["zpipeline_jobs_redelivered"])
+        self.assertEqual(redelivered, {"lost": 4, "returned": 0, "retry": 0})
+        self.assertGreater(self.values(families["zpipeline_oldest_waiting_seconds"])[None], 0)
         self.assertEqual(self.values(families["zpipeline_jobs_accepted"]), {None: 1})
         self.assertEqual(self.values(families["zpipeline_jobs_waiting"]), {None: 1})
         settle = {

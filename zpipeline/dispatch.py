@@ -30,14 +30,14 @@ never handed out, and those that wait for their next attempt, may also be in the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import chain
 
 from attrs import frozen
 
-from zpipeline.entry import Entry, Session
+from zpipeline.entry import Cause, Entry, Session
 from zpipeline.retries import Key, Policy, Retries
 from zpipeline.suspects import MAX_STRIKES, Suspects
 from zpipeline.window import Window
@@ -78,13 +78,20 @@ class Dispatcher:
     :param policy: what becomes of jobs whose handlers fail.
     :param window: jobs in flight at each worker; None lets each window size itself.
     :param bounded: whether jobs that wait for another attempt may be left to the store when they are many.
-    :ivar redelivered: how often a job was handed out that had been before.
+    :param redeliveries: where is counted how often a job was handed out that had been before, by why.
     """
 
-    def __init__(self, policy: Policy, *, window: int | None = None, bounded: bool = False) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        window: int | None = None,
+        bounded: bool = False,
+        redeliveries: MutableMapping[Cause, int] | None = None,
+    ) -> None:
         self.policy = policy
         self.late = 0
-        self.redelivered = 0
+        self.redeliveries = dict.fromkeys(Cause, 0) if redeliveries is None else redeliveries
         self.fresh_bytes = 0
         self.retries = Retries(bounded=bounded)
         self._fixed_window = window
@@ -116,6 +123,20 @@ class Dispatcher:
         """How many workers take part: ready, and not leaving."""
         return sum(not session.leaving for session in self._sessions.values())
 
+    def waiting_since(self, at: float) -> float | None:
+        """Since when that job waits which waits longest, of those in memory that could be handed out; None without any.
+
+        It looks at all that are to be handed out again: to be called when somebody asks, not for each job.
+        """
+        since = [entry.ready_at for entry in chain(self._back, self._suspects) if entry.settled_at is None]
+        fresh = next((entry for entry in self._fresh if entry.settled_at is None), None)
+        if fresh is not None:
+            since.append(fresh.accepted_at)
+        due = self.retries.waiting_since(at)
+        if due is not None:
+            since.append(due)
+        return min(since, default=None)
+
     def entry(self, sequence: int) -> Entry | None:
         """The unsettled job of that number, if it is in memory."""
         return self._entries.get(sequence)
@@ -131,8 +152,9 @@ class Dispatcher:
         self.fresh_bytes += self._know(entries)
         self._fresh.extend(entries)
 
-    def add_retry(self, entry: Entry) -> None:
+    def add_retry(self, entry: Entry, cause: Cause = Cause.RETRY) -> None:
         """Take a job that waits for its `due` time."""
+        entry.cause = cause
         self._know([entry])
         for dropped in self.retries.add(entry):
             del self._entries[dropped.sequence]
@@ -140,6 +162,8 @@ class Dispatcher:
     def add_retries(self, page: Sequence[Entry], last: Key | None) -> None:
         """Take a page that `retries` has asked for. See `zpipeline.retries.Retries.add_page`."""
         new = [entry for entry in page if entry.sequence not in self._entries]
+        for entry in new:  # of one that was struck and has failed, nobody has noted which was last
+            entry.cause = Cause.LOST if entry.strikes and entry.attempt == 1 else Cause.RETRY
         self._know(new)
         self.retries.add_page(new, last)
 
@@ -203,6 +227,7 @@ class Dispatcher:
         lost = sorted(session.in_flight.values())
         for entry in lost:
             entry.holder = None
+            entry.comes_back(Cause.LOST)
         if fate is Fate.UNREACHABLE or session.leaving or not lost:
             self._take_back(session, lost)
             return None
@@ -221,7 +246,8 @@ class Dispatcher:
     def assign(self, now: float, at: float) -> list[tuple[Session, list[Entry]]]:
         """Rules 1 to 4: who gets what, now. What is returned counts as in flight."""
         for due in self.retries.take_due(at):
-            due.due = None
+            assert due.due is not None
+            due.ready_at, due.due = due.due, None
             if due.strikes:
                 self._suspects.again([due])
             else:
@@ -291,7 +317,7 @@ class Dispatcher:
                 surplus -= 1
                 self._arrange(session)
                 continue
-            self.redelivered += len(group)
+            self._count(group)
             _hold(session, group)
             session.progress_at = now
             given[session] = group
@@ -352,6 +378,8 @@ class Dispatcher:
             session.window.given_back()
         reported = [self._take_from(session, sequence) for sequence in sequences]
         back = [entry for entry in reported if entry is not None]
+        for entry in back:
+            entry.comes_back(Cause.RETURNED)
         if session is not None and back:
             session.progress_at = now
             self._take_back(session, sorted(back))
@@ -395,7 +423,7 @@ class Dispatcher:
             self._die(entry, at)
         else:
             entry.due = at + STRIKE_REST * entry.strikes
-            self.add_retry(entry)
+            self.add_retry(entry, Cause.LOST)
 
     def _fail(self, entry: Entry, failure: FailedAttempt, at: float) -> None:
         entry.error = failure.reason
@@ -449,7 +477,8 @@ class Dispatcher:
             entry = heappop(self._back)
             if entry.settled_at is None:
                 jobs.append(entry)
-        self.redelivered += len(jobs)
+        if jobs:
+            self._count(jobs)
         fresh = self._fresh
         while fresh and len(jobs) < most:
             taken = [fresh.popleft() for _ in range(min(most - len(jobs), len(fresh)))]
@@ -457,6 +486,11 @@ class Dispatcher:
             jobs += [entry for entry in taken if entry.settled_at is None]
         self._taken += len(jobs)
         return jobs
+
+    def _count(self, again: list[Entry]) -> None:
+        """These are handed out again."""
+        for entry in again:
+            self.redeliveries[entry.cause] += 1
 
 
 def _room(session: Session, now: float) -> int:

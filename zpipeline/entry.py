@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from zpipeline.window import Window
+
+
+class Cause(Enum):
+    """Why a job that was handed out is to be handed out again."""
+
+    LOST = "lost"  #: the session that it was in flight in
+    RETURNED = "returned"  #: by its worker, which had not begun it
+    RETRY = "retry"  #: its attempt failed, or it was a dead letter
 
 
 class Entry:
@@ -14,6 +24,9 @@ class Entry:
     :ivar strikes: how many worker processes have died while it was there alone.
     :ivar due: when its next attempt may be made, while it waits for that; None otherwise.
     :ivar error: why its last attempt failed, or why it is dead; None where nothing has failed, and when it is done.
+    :ivar cause: why it was to be handed out again, the last time; not set before that.
+    :ivar ready_at: since when it could be handed out, while it waits to be handed out again: since it was accepted, or
+        since its last retry was due; not set before that.
     :ivar holder: the session that it is in flight in; None while it waits.
     :ivar settled_at: when it was settled; None before.
     :ivar is_dead: whether it was settled without having been done.
@@ -23,15 +36,21 @@ class Entry:
         "accepted_at",
         "attempt",
         "body",
+        "cause",
         "due",
         "error",
         "headers",
         "holder",
         "is_dead",
+        "ready_at",
         "sequence",
         "settled_at",
         "strikes",
     )
+
+    # Not set by __init__: few jobs are handed out again, and all of them would pay for it.
+    cause: Cause
+    ready_at: float
 
     def __init__(
         self,
@@ -55,6 +74,12 @@ class Entry:
         self.holder: Session | None = None
         self.settled_at: float | None = None
         self.is_dead = False
+
+    def comes_back(self, cause: Cause) -> None:
+        """It is to be handed out again, as soon as there is room."""
+        self.cause = cause
+        if not hasattr(self, "ready_at"):
+            self.ready_at = self.accepted_at
 
     def __lt__(self, other: Entry) -> bool:
         return self.sequence < other.sequence

@@ -69,10 +69,14 @@ class PipelineCollector(Collector):
         settled = {"done": stats.done, "dead": stats.dead}
         yield _counter("zpipeline_jobs_settled", "Jobs that were settled: run, or given up.", "outcome", settled)
         yield CounterMetricFamily("zpipeline_attempts_failed", "Attempts at jobs that failed.", stats.failed)
-        yield CounterMetricFamily(
-            "zpipeline_jobs_redelivered", "How often a job was handed out that had been before.", stats.redelivered
-        )
+        again = "How often a job was handed out that had been before."
+        yield _counter("zpipeline_jobs_redelivered", again, "cause", asdict(stats.redeliveries))
         yield GaugeMetricFamily("zpipeline_jobs_waiting", "Unsettled jobs that are at no worker.", stats.waiting)
+        yield GaugeMetricFamily(
+            "zpipeline_oldest_waiting_seconds",
+            "How long the job has waited that could be handed out and has waited longest.",
+            stats.oldest_waiting,
+        )
         yield GaugeMetricFamily("zpipeline_jobs_in_flight", "Unsettled jobs that are at a worker.", stats.in_flight)
         yield GaugeMetricFamily("zpipeline_dead_letters", "Dead letters that are kept.", stats.dead_letters)
         yield GaugeMetricFamily("zpipeline_workers_ready", "Workers that take part.", stats.ready_workers)

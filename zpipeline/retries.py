@@ -139,6 +139,12 @@ class Retries:
         """When the next one is due, in seconds since the epoch."""
         return self._heap[0][0] if self._heap else None
 
+    def waiting_since(self, at: float) -> float | None:
+        """When the first was due of those that are due now, and not settled; None when there is none."""
+        if not self._heap or self._heap[0][0] > at:
+            return None
+        return min([due for due, _, entry in self._heap if due <= at and entry.settled_at is None], default=None)
+
     def take_due(self, at: float) -> list[Entry]:
         """Those that are due now and not settled."""
         due = []

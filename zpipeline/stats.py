@@ -13,6 +13,7 @@ from typing import TypeAlias
 from attrs import define, field, frozen
 
 from zpipeline import histogram
+from zpipeline.entry import Cause
 from zpipeline.errors import Draining, Full, JournalError, JournalFull, KeyReused, KeysFull, Refused, TooLarge
 from zpipeline.histogram import Histogram, Timings
 
@@ -89,6 +90,20 @@ class Refusals:
 
 
 @frozen
+class Redeliveries:
+    """How often a job was handed out that had been before, by why.
+
+    :ivar lost: the session that it was in flight in was lost: the worker was killed, was frozen, or was cut off.
+    :ivar returned: its worker gave it back, not begun.
+    :ivar retry: an attempt failed or took too long; or it was a dead letter, and is tried again.
+    """
+
+    lost: int = 0
+    returned: int = 0
+    retry: int = 0
+
+
+@frozen
 class JournalStats:
     """What the journal has written.
 
@@ -122,12 +137,16 @@ class Stats:
     :ivar done: jobs that have been run.
     :ivar dead: jobs that have become dead letters.
     :ivar failed: attempts that failed, those that were the last included.
-    :ivar redelivered: how often a job was handed out that had been before: its session was lost, its worker gave it
-        back, or its attempt failed; or it was a dead letter, and is tried again. What another process handed out
-        before this one took over its journal is known of jobs with failed attempts only.
+    :ivar redelivered: how often a job was handed out that had been before, whatever the cause. What another process
+        handed out before this one took over its journal is known only of jobs that failed or were struck.
+    :ivar redeliveries: the same by cause. Of a job that another process handed out, and that was struck and has failed,
+        the cause is taken to be `retry`.
     :ivar bad_messages: messages from workers' side that broke the protocol.
     :ivar pending: jobs that are accepted and not settled, those that are being written down included.
     :ivar waiting: of these, those that are at no worker.
+    :ivar oldest_waiting: how long that one of them has waited which has waited longest, in seconds: since it was
+        accepted, or since its retry was due. Those that wait for a retry that is not due yet do not count. 0 when none
+        waits.
     :ivar in_flight: and those that are.
     :ivar dead_letters: how many are kept.
     :ivar ready_workers: workers that take part.
@@ -148,9 +167,11 @@ class Stats:
     dead: int
     failed: int
     redelivered: int
+    redeliveries: Redeliveries
     bad_messages: int
     pending: int
     waiting: int
+    oldest_waiting: float
     in_flight: int
     dead_letters: int
     ready_workers: int
@@ -246,11 +267,16 @@ class Measures:
     done: int = 0
     dead: int = 0
     failed: int = 0
-    redelivered: int = 0
+    redeliveries: dict[Cause, int] = field(factory=lambda: dict.fromkeys(Cause, 0))
     bad_messages: int = 0
     settle: Histogram = field(factory=Histogram)
     timings: Timings = field(factory=Timings)
     commits: Commits = field(factory=Commits)
+
+    @property
+    def redelivered(self) -> int:
+        """How often a job was handed out that had been before."""
+        return sum(self.redeliveries.values())
 
     def refuse(self, error: BaseException | None, jobs: int) -> None:
         """So many jobs were refused; if it is a refusal, and not a mistake of who pushed."""

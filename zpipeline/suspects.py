@@ -12,6 +12,8 @@ punished.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 
 from zpipeline.entry import Entry
 
@@ -27,6 +29,10 @@ class Suspects:
 
     def __len__(self) -> int:
         return len(self._groups)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All that wait, those settled meanwhile included."""
+        return chain.from_iterable(self._groups)
 
     def cut(self, entries: list[Entry]) -> None:
         """These, in order, were at a worker that died: they are next, in smaller groups."""

@@ -113,6 +113,17 @@ class Watching(BrowserCase):
         workers[2].signal(signal.SIGCONT)
         row.get_by_text("ready").wait_for(timeout=30_000)
 
+    def test_how_long_a_job_has_waited_is_told_and_what_a_lost_worker_held(self) -> None:
+        web, [worker] = self.start(workers=1)
+        page = self.open(web)
+        for _ in range(3):  # one runs, one is at the worker, and one waits
+            post(web.port, b"600")
+        page.locator("[data-note=waiting]", has_text="the oldest for").wait_for()
+        worker.signal(signal.SIGKILL)
+        self.rig.again(worker)
+        counts = page.locator("#counts")
+        self.until(page, "one is handed out again", lambda: "1, 1 of lost workers" in (counts.text_content() or ""))
+
     def test_refusals_are_counted_by_their_reason(self) -> None:
         web, _ = self.start("--max-body=10")
         page = self.open(web)

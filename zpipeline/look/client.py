@@ -13,7 +13,8 @@ from zpipeline.client import Web
 #: What is shown of /stats, of each of /workers, and of each latency.
 _STATS = (
     *("version", "host", "pid", "time", "uptime", "accepting", "draining", "trouble", "accepted", "refused", "done"),
-    *("dead", "failed", "redelivered", "waiting", "in_flight", "dead_letters", "ready_workers", "rates", "latency"),
+    *("dead", "failed", "redelivered", "redeliveries", "waiting", "oldest_waiting", "in_flight", "dead_letters"),
+    *("ready_workers", "rates", "latency"),
 )
 _WORKER = (
     *("address", "state", "why", "since", "host", "pid", "handler", "window", "in_flight", "done", "failed", "share"),
@@ -69,6 +70,7 @@ class Statistics(Web):
             self.member(stats, name)
         for name in ("accepted", "settled"):
             self.member(stats["rates"], name)
+        self.member(stats["redeliveries"], "lost")
         self._check_latency(stats, "start", "run", "settle")
         for worker in workers:
             for name in _WORKER:

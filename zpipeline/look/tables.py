@@ -41,7 +41,7 @@ def whole(
         Text(),
         _latencies(snapshot.stats),
     ]
-    lines = len(above) - 2 + 3 + 4  # of the two tables
+    lines = len(above) - 2 + 4 + 4  # of the two tables
     room = None if height is None else max(height - lines - 2, 2)
     return Group(*above, Text(), *_workers(snapshot, width, room))
 
@@ -72,14 +72,19 @@ def _totals(stats: Mapping[str, Any]) -> Table:
     for justify in ("left", "right", "left", "left", "right", "left", "right"):
         table.add_column(justify=justify, no_wrap=True)
     accepted, settled = (f"{rate(stats['rates'][name])}/s" for name in ("accepted", "settled"))
+    oldest, lost = duration(stats["oldest_waiting"]), count(stats["redeliveries"]["lost"])
+
+    def number(name: str) -> str:
+        return count(stats[name])
+
     rows = (
-        (("accepted", "accepted"), accepted, ("waiting", "waiting"), ("failed attempts", "failed")),
-        (("done", "done"), settled, ("in flight", "in_flight"), ("redelivered", "redelivered")),
-        (("dead", "dead"), "", ("dead letters", "dead_letters"), ("ready workers", "ready_workers")),
+        ("accepted", number("accepted"), accepted, "waiting", number("waiting"), "failed attempts", number("failed")),
+        ("done", number("done"), settled, "oldest wait", oldest, "redelivered", number("redelivered")),
+        ("dead", number("dead"), "", "in flight", number("in_flight"), "of lost workers", lost),
+        ("", "", "", "dead letters", number("dead_letters"), "ready workers", number("ready_workers")),
     )
-    for (label, name), beside, *others in rows:
-        more = (cell for other, key in others for cell in (other, count(stats[key])))
-        table.add_row(label, count(stats[name]), beside, *more)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -15,7 +15,7 @@ from zpipeline._version import __version__
 from zpipeline.dispatch import Dispatcher
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.roster import Roster
-from zpipeline.stats import JournalStats, Latency, Measures, Rates, Recent, Refusals, Stats
+from zpipeline.stats import JournalStats, Latency, Measures, Rates, Recent, Redeliveries, Refusals, Stats
 from zpipeline.times import Times
 
 #: Called each second with whether the pipeline has ended: then for the last time.
@@ -83,13 +83,15 @@ class Observer:
     def stats(self, jobs: Jobs, dispatcher: Dispatcher, *, accepting: bool, draining: bool) -> Stats:
         """How it is now."""
         measures, recent = self.measures, self._recent
+        at = self._times.time()
         in_flight = dispatcher.in_flight
+        waiting_since = dispatcher.waiting_since(at)
         commits = recent.percentiles("commits")
         return Stats(
             version=__version__,
             host=socket.gethostname(),
             pid=os.getpid(),
-            time=self._times.time(),
+            time=at,
             uptime=0.0 if self._started_at is None else self._times.monotonic() - self._started_at,
             accepting=accepting,
             draining=draining,
@@ -100,9 +102,11 @@ class Observer:
             dead=measures.dead,
             failed=measures.failed,
             redelivered=measures.redelivered,
+            redeliveries=Redeliveries(**{cause.value: count for cause, count in measures.redeliveries.items()}),
             bad_messages=measures.bad_messages,
             pending=jobs.unsettled,
             waiting=jobs.unsettled - in_flight,
+            oldest_waiting=0.0 if waiting_since is None else max(0.0, at - waiting_since),
             in_flight=in_flight,
             dead_letters=jobs.dead_letters,
             ready_workers=dispatcher.ready_workers,

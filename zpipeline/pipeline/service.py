@@ -147,8 +147,14 @@ class Pipeline(Service):
         policy = Policy(attempts, *backoff, timeout)
 
         def build() -> None:
-            self._dispatcher = Dispatcher(policy, window=MAX_WINDOW if plain else window, bounded=not in_memory)
             admission, measures = Admission(most, most_bytes), self._observer.measures
+            self._dispatcher = Dispatcher(
+                policy,
+                window=MAX_WINDOW if plain else window,
+                bounded=not in_memory,
+                # what a plain socket did not take was handed out to nobody
+                redeliveries=None if plain else measures.redeliveries,
+            )
             self._jobs = Jobs(make_store(), self._dispatcher, admission, measures, self._wake, self._times)
             self._gathering = Gathering(reactor, self._jobs)
             self._results = Results(reactor, self._jobs, self._times, plain=plain)

@@ -179,11 +179,7 @@ class Sessions:
         self._wakeup = None
         if self._is_holding:
             return
-        before = self._dispatcher.redelivered
-        given = self._jobs.hand_out()
-        if not self._plain:  # what a plain socket did not take was handed out to nobody
-            self._measures.redelivered += self._dispatcher.redelivered - before
-        for session, entries in given:
+        for session, entries in self._jobs.hand_out():
             link = self._open[session.number]
             if self._plain:
                 self._send_plain(link, session, entries)

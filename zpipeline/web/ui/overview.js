@@ -34,6 +34,11 @@ export function admission(stats) {
 /** Refusals of all reasons. */
 const refusals = (stats) => Object.entries(stats.refused).filter(([, number]) => number > 0);
 
+/** How many jobs were handed out again, and how many of these since their workers were lost. */
+function redelivered({ redelivered, redeliveries: { lost } }) {
+  return lost ? `${count(redelivered)}, ${count(lost)} of lost workers` : count(redelivered);
+}
+
 function figures(stats, workers) {
   const ready = workers.filter((worker) => worker.state === "ready");
   const windows = ready.reduce((sum, worker) => sum + (worker.window ?? 0), 0);
@@ -45,7 +50,8 @@ function figures(stats, workers) {
 
   figure("accepted", rate(stats.rates.accepted), `${count(stats.accepted)} in all`);
   figure("settled", rate(stats.rates.settled), `${count(stats.done)} done, ${count(stats.dead)} dead`);
-  figure("waiting", count(stats.waiting), "for a worker or a retry");
+  const oldest = stats.oldest_waiting >= 1 ? `the oldest for ${span(stats.oldest_waiting)}` : "for a worker or a retry";
+  figure("waiting", count(stats.waiting), oldest);
   figure("in_flight", count(stats.in_flight), windows ? `room for ${count(windows)}` : "");
   const tone = ready.length === 0 ? "bad" : others.length ? "warn" : "";
   const states = others.map(([state, number]) => `${count(number)} ${state}`).join(", ");
@@ -79,7 +85,7 @@ function counts(stats) {
     ["Done", count(stats.done)],
     ["Dead", count(stats.dead)],
     ["Attempts that failed", count(stats.failed)],
-    ["Redelivered", count(stats.redelivered)],
+    ["Redelivered", redelivered(stats)],
     ["Messages that broke the protocol", count(stats.bad_messages)],
     ...refusals(stats).map(([reason, number]) => [`Refused: ${REASONS[reason] ?? reason}`, count(number)]),
     ["Journal", journal ? several(journal.commits, "commit", "commits") : "none: jobs are in memory"],
