@@ -89,6 +89,11 @@ class PipelineCollector(Collector):
                 "zpipeline_journal_commit_seconds", "How long a commit took, until it was on the disk.", commits.seconds
             )
             yield _histogram("zpipeline_journal_commit_jobs", "How many jobs a commit had.", commits.jobs)
+            yield CounterMetricFamily(
+                "zpipeline_journal_set_aside",
+                "How often it could not be written what became of a job, for another reason than the disk.",
+                commits.set_aside,
+            )
         yield _histogram(
             "zpipeline_job_start_seconds",
             "From a job's acceptance to the start of its first attempt, as workers measure it.",

@@ -112,12 +112,14 @@ class JournalStats:
     :ivar seconds_p50: half of the commits of the last 10 seconds took no longer, from the beginning of the transaction
         until it was on the disk; None where there was none.
     :ivar seconds_p99: and 99 of 100 took no longer than this.
+    :ivar set_aside: how often it could not be written what became of a job, for another reason than the disk.
     """
 
     commits: int
     jobs: int
     seconds_p50: float | None
     seconds_p99: float | None
+    set_aside: int
 
 
 @frozen

@@ -113,7 +113,13 @@ class Observer:
             rates=Rates(recent.rate("accepted"), recent.rate("settled")),
             latency=Latency(*map(recent.percentiles, ("start", "run", "settle"))),
             journal=(
-                JournalStats(measures.commits.seconds.total, round(measures.commits.jobs.sum), commits.p50, commits.p99)
+                JournalStats(
+                    measures.commits.seconds.total,
+                    round(measures.commits.jobs.sum),
+                    commits.p50,
+                    commits.p99,
+                    measures.commits.set_aside,
+                )
                 if jobs.survive
                 else None
             ),
