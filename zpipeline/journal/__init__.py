@@ -6,6 +6,7 @@ The pipeline knows `Journal` alone:
     opening.py   opening it, and the lock beside it
     tables.py    what is read and written within a transaction
     writer.py    when that is done, and in which thread: group commit
+    mounts.py    a warning where the file is on a network file system
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zpipeline.entry import Entry
 from zpipeline.errors import JournalError
 from zpipeline.journal import opening
+from zpipeline.journal.mounts import warn_of_network
 from zpipeline.journal.tables import Tables
 from zpipeline.journal.writer import MOST_QUICK, Kind, Request, Writer
 from zpipeline.retries import Key as Due
@@ -78,6 +80,7 @@ class Journal:
         except BaseException:
             held.close()
             raise
+        warn_of_network(self._path)
         self._lock = held
         tables = self._tables = Tables(connection, self._limits, opening.PATIENCE)
         sqlites_log = os.path.realpath(self._path) + "-wal" if self._synchronous == "full" else None
