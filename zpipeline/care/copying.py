@@ -78,7 +78,7 @@ def _check_name(journal: str, to: str) -> None:
     if os.path.realpath(to) in {real, *(real + end for end in (*_LOGS, "-shm", ".lock"))}:
         raise CareError(f"{to} is the journal itself, or a part of it: name another file for the copy")
     if os.path.lexists(to):
-        what = "is the journal itself" if os.path.exists(journal) and os.path.samefile(journal, to) else "exists"
+        what = "is the journal itself" if _are_one(journal, to) else "exists"
         raise CareError(f"{to} {what}, and nothing is overwritten: name another file for the copy")
     for log in _LOGS:
         if os.path.lexists(to + log):
@@ -87,9 +87,16 @@ def _check_name(journal: str, to: str) -> None:
             )
 
 
+def _are_one(journal: str, to: str) -> bool:
+    try:
+        return os.path.samefile(journal, to)
+    except FileNotFoundError:  # there is no journal, or `to` is a link to nothing
+        return False
+
+
 @contextmanager
 def _new_file(to: str) -> Iterator[tuple[str, int]]:
-    """A file of another name beside the copy's, and its descriptor. It is removed in the end, if it still has that name.
+    """A file of another name beside the copy's, and its descriptor; it is removed in the end, unless it was renamed.
 
     Nobody but its owner may read it: jobs are in it.
     """
@@ -111,7 +118,7 @@ def _write(journal: str, to: str, path: str, file: int, told: Told) -> tuple[Hea
 
         def progress(status: int, remaining: int, total: int) -> None:
             os.fsync(file)
-            told("copying", seen.size * (total - remaining) // total, seen.size)
+            told("copying", seen.size - remaining * seen.page_size, seen.size)
 
         # if this does not come to its end there is no copy, so nothing has to be undone in it
         target.execute("PRAGMA journal_mode=OFF")

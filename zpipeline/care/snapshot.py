@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from urllib.parse import quote
@@ -40,12 +41,13 @@ class Snapshot:
 
     :ivar connection: in a read transaction, which sees that moment for as long as it lasts. What others write meanwhile
         stands in SQLite's log, which grows until the transaction ends.
-    :ivar size: of the file, in bytes.
+    :ivar size: of the file, in bytes; it is pages of `page_size` bytes.
     """
 
     connection: sqlite3.Connection
     head: Head
     size: int
+    page_size: int
 
 
 @contextmanager
@@ -55,9 +57,11 @@ def snapshot(path: str) -> Iterator[Snapshot]:
     :raises CareError: there is no journal, or it cannot be read, or a newer zpipeline has made it.
     """
     try:
-        os.stat(path)
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
         raise CareError(f"the journal {path}: {error.strerror}: name the file with --journal") from None
+    if not is_file:
+        raise CareError(f"{path} is not a file: name the journal with --journal")
     try:
         connection = sqlite3.connect(uri(path, mode="ro"), uri=True, isolation_level=None)
     except sqlite3.Error as error:
@@ -70,7 +74,7 @@ def snapshot(path: str) -> Iterator[Snapshot]:
             pages, page_size = _pragma(connection, "page_count"), _pragma(connection, "page_size")
         except sqlite3.Error as error:
             raise CareError(f"the journal {path}: {_explain(error)}") from None
-        yield Snapshot(connection, head, pages * page_size)
+        yield Snapshot(connection, head, pages * page_size, page_size)
 
 
 def uri(path: str, **parameters: str) -> str:
@@ -91,7 +95,8 @@ def read_head(connection: sqlite3.Connection) -> Head:
 def _check_kind(connection: sqlite3.Connection, path: str) -> None:
     if _pragma(connection, "application_id") != APPLICATION:
         raise CareError(
-            f"{path} is empty or another program's SQLite file, not a journal: name the journal with --journal"
+            f"{path} is not a journal: it is empty, cut short, or another program's SQLite file; name the journal with "
+            "--journal"
         )
     version = _pragma(connection, "user_version")
     if version > VERSION:

@@ -12,16 +12,20 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-#: Kinds of file systems that several machines share, or a virtual machine and its host, as mountinfo names them.
-NETWORK = frozenset(
-    "nfs nfs4 cifs smb3 smbfs ncpfs ncp afs coda 9p davfs"
-    " ceph lustre gpfs mmfs beegfs beegfs_nodev glusterfs orangefs pvfs2 panfs wekafs quobyte"
-    " ocfs2 gfs gfs2"
-    " vboxsf vmhgfs prl_fs"
-    " fuse.sshfs fuse.glusterfs fuse.cephfs fuse.ceph fuse.ceph-fuse fuse.rclone fuse.s3fs fuse.goofys fuse.gcsfuse"
-    " fuse.mount-s3 fuse.blobfuse fuse.blobfuse2 fuse.juicefs fuse.mfs fuse.lizardfs fuse.seaweedfs fuse.quobyte"
-    " fuse.davfs fuse.davfs2 fuse.curlftpfs fuse.smbnetfs fuse.gvfsd-fuse fuse.vmhgfs-fuse fuse.grpcfuse".split()
-)
+_OF_THE_KERNEL = [
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "coda", "9p", "davfs"),
+    *("ceph", "lustre", "gpfs", "beegfs", "beegfs_nodev", "orangefs", "pvfs2", "panfs", "wekafs"),
+    *("ocfs2", "gfs", "gfs2"),
+    *("vboxsf", "vmhgfs", "prl_fs"),  # a virtual machine's, shared with its host
+]
+_OF_FUSE = [
+    *("sshfs", "glusterfs", "cephfs", "ceph", "ceph-fuse", "juicefs", "mfs", "lizardfs", "seaweedfs", "quobyte"),
+    *("rclone", "s3fs", "goofys", "gcsfuse", "mount-s3", "blobfuse", "blobfuse2"),
+    *("davfs", "davfs2", "curlftpfs", "smbnetfs", "gvfsd-fuse", "vmhgfs-fuse", "grpcfuse"),
+]
+
+#: Kinds of file systems that several machines share, as mountinfo names them.
+NETWORK = frozenset([*_OF_THE_KERNEL, *(f"fuse.{name}" for name in _OF_FUSE)])
 
 log = Logger()
 
