@@ -27,6 +27,11 @@ _OF_FUSE = [
 #: Kinds of file systems that several machines share, as mountinfo names them.
 NETWORK = frozenset([*_OF_THE_KERNEL, *(f"fuse.{name}" for name in _OF_FUSE)])
 
+_WHY = (
+    "SQLite needs memory that only processes of one host can share, and locks, which are not to be relied on there, so "
+    "jobs may be lost; stop this, move the journal to a local disk, and name it there with --journal"
+)
+
 log = Logger()
 
 
@@ -38,11 +43,10 @@ def warn_of_network(path: str) -> None:
     kind = kind_of(os.path.dirname(os.path.realpath(path)))
     if kind in NETWORK:
         log.warn(
-            "the journal {path} is on a network file system ({kind}): SQLite needs memory that only processes of one "
-            "host can share, and locks that are not to be relied on there, so jobs may be lost; stop this, move the "
-            "journal to a local disk, and name it there with --journal",
+            "the journal {path} is on a network file system ({kind}): {why}",
             path=path,
             kind=kind,
+            why=_WHY,
         )
 
 
