@@ -159,6 +159,26 @@ class CopyTests(CareCase):
         self.assertEqual(self.sequences(self.copy), list(range(1, SOME + 1)))
         self.assertEqual(len(self.sequences(self.path)), SOME + len(steps))
 
+    def test_who_has_the_journal_may_end_and_another_begin_meanwhile(self) -> None:
+        fill(self.path, SOME, "NULL")
+        had, opened = open_journal(str(self.path))
+        processes: list[subprocess.Popen[str]] = []
+
+        def change(phase: str, copied: int, size: int) -> None:
+            if not processes:
+                had.close()
+                processes.append(self.process("push"))
+                assert processes[0].stdout is not None
+                processes[0].stdout.readline()  # it has written something
+
+        made = copy(str(self.path), str(self.copy), change)
+        end(processes[0])
+        self.assertEqual((made.pending, self.sequences(self.copy)), (SOME, list(range(1, SOME + 1))))
+        with closing(sqlite3.connect(self.path)) as after:
+            self.assertEqual(after.execute("PRAGMA quick_check").fetchone(), ("ok",))
+            epoch = after.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+        self.assertEqual(epoch, (opened.epoch + 1,))
+
     def test_only_its_owner_may_read_it_whatever_the_umask_is(self) -> None:
         fill(self.path, 10, "NULL")
         for mask in (0, 0o277):
