@@ -13,9 +13,10 @@ import sqlite3
 import sys
 import unittest
 from argparse import ArgumentParser, _SubParsersAction
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, redirect_stdout
 from http.client import HTTPConnection
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +37,8 @@ from twisted.web.server import Site
 
 from tests.faults.load import Load
 from tests.faults.rig import TWISTD, Process, Rig, free_port
-from zpipeline import Job, JobStatus, Pipeline, Reject, RetryLater, Worker
+from zpipeline import Job, JobStatus, Pipeline, Reject, RetryLater, Worker, cli
+from zpipeline.care import command as journal
 from zpipeline.dead import command as dead
 from zpipeline.demo import command as demo
 from zpipeline.handlers import Handler, find_handler
@@ -194,10 +196,10 @@ class ProgramTests(SynchronousTestCase):
 
 
 class BackupTests(SynchronousTestCase):
-    """What guarantees.rst says of copies of the journal."""
+    """What guarantees.rst says of copies of the journal: they can be restored; jobs that were run since run again."""
 
-    def test_a_journal_that_was_copied_while_in_use_can_be_restored(self) -> None:
-        """By SQLite's own means; jobs that were run since run again."""
+    def assert_can_be_restored(self, back_up: Callable[[Path, Path], object]) -> None:
+        """Copies that are made by this, of a journal that is in use."""
         with Rig() as rig:
             worker = rig.worker()
             web = rig.web([worker.port])
@@ -207,8 +209,7 @@ class BackupTests(SynchronousTestCase):
             worker.end()
             waiting = Load(web.port, [b"waiting"] * 100).run(5)
             path, copy = rig.folder / f"journal-{web.port}.sqlite", rig.folder / "copy.sqlite"
-            with closing(sqlite3.connect(path)) as journal, closing(sqlite3.connect(copy)) as backup:
-                journal.backup(backup)
+            back_up(path, copy)
             worker = rig.again(worker)
             rig.until_all_ran(waiting.accepted)
             self.assertEqual((web.end(), worker.end()), (0, 0))
@@ -219,6 +220,21 @@ class BackupTests(SynchronousTestCase):
             rig.again(web)
             rig.until("they have run again", lambda: {rig.ended()[job_id] for job_id in waiting.accepted} == {2})
             self.assertEqual({rig.ended()[job_id] for job_id in before.accepted}, {1})
+
+    def test_a_copy_by_our_own_command(self) -> None:
+        def back_up(path: Path, copy: Path) -> None:
+            with redirect_stdout(StringIO()) as said:
+                self.assertEqual(cli.main(["journal", "backup", str(copy), f"--journal={path}"]), 0)
+            self.assertIn(" 100 jobs unsettled", said.getvalue())
+
+        self.assert_can_be_restored(back_up)
+
+    def test_a_copy_by_sqlites_own_means(self) -> None:
+        def back_up(path: Path, copy: Path) -> None:
+            with closing(sqlite3.connect(path)) as journal:
+                journal.execute(f"VACUUM INTO '{copy}'")
+
+        self.assert_can_be_restored(back_up)
 
 
 def listens(port: int) -> bool:
@@ -526,7 +542,7 @@ def imports_of(path: Path) -> set[str]:
 def commands_of(text: str) -> Iterator[list[str]]:
     """The commands of ours in a block, as lists of words."""
     for line in text.splitlines():
-        match = re.search(r"(?:^|^\$ |/)((?:twistd|zpipe (?:demo|dead|status|top))(?: [^|]*|$))", line)
+        match = re.search(r"(?:^|^\$ |/)((?:twistd|zpipe (?:demo|dead|journal|status|top))(?: [^|]*|$))", line)
         if match:
             yield shlex.split(match[1], comments=True)
 
@@ -555,7 +571,7 @@ def long_options(options: Options) -> set[str]:
 def zpipe_options() -> set[str]:
     """Those of the zpipe command."""
     names: set[str] = set()
-    for command in (demo, dead, status, top):
+    for command in (demo, dead, journal, status, top):
         parser = ArgumentParser()
         command.add_arguments(parser)
         names |= options_in(parser)

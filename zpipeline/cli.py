@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from zpipeline._version import __version__
+from zpipeline.care import command as journal
 from zpipeline.dead import command as dead
 from zpipeline.demo import command as demo
 from zpipeline.look import status, top
 
 _DESCRIPTION = "What helps around a pipeline. The pipeline itself is run by twistd ('twistd zpipe --help')."
 
-_COMMANDS = {"demo": demo, "status": status, "top": top, "dead": dead}
+_COMMANDS = {"demo": demo, "status": status, "top": top, "dead": dead, "journal": journal}
 
 
 class _Parser(ArgumentParser):

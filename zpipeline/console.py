@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from zpipeline.client import DEFAULT_URL, Web, WebError
-from zpipeline.errors import UsageError
+from zpipeline.errors import UsageError, ZpipelineError
 from zpipeline.text import printable
 
 
@@ -48,7 +48,7 @@ def run_on_console(parser: ArgumentParser, act: Callable[[], int]) -> int:
     return status
 
 
-def complain(parser: ArgumentParser, error: WebError) -> None:
+def complain(parser: ArgumentParser, error: ZpipelineError) -> None:
     """Say on stderr what is wrong."""
     print(f"{parser.prog}: {printable(str(error))}", file=sys.stderr)
 

@@ -11,6 +11,7 @@ The pipeline knows `Journal` alone:
     forgetting.py  what is not kept any longer
     writer.py      when that is done, and in which thread: group commit
     sifting.py     finding what cannot be written
+    mounts.py      a warning where the file is on a network file system
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from zpipeline.errors import JournalError, UsageError
 from zpipeline.journal import opening
 from zpipeline.journal.identity import Identity
 from zpipeline.journal.lock import Lock
+from zpipeline.journal.mounts import warn_of_network
 from zpipeline.journal.schema import explain
 from zpipeline.journal.tables import Tables
 from zpipeline.journal.writer import MOST_QUICK, Kind, Request, Writer
@@ -93,6 +95,7 @@ class Journal:
         except BaseException:
             lock.close()
             raise
+        warn_of_network(self._path)
         lock.mark(opened.ventilator)
         self._lock, self._tables = lock, tables
         waits = self._synchronous == "full"
