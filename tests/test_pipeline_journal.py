@@ -171,7 +171,6 @@ class PagingTests(JournalCase):
         await self.settles(pipeline)
         self.assertEqual({await self.state(pipeline, job_id) for job_id in ids}, {"done"})
 
-
     async def test_a_number_that_no_job_has_breaks_the_protocol_and_wedges_nothing(self) -> None:
         pipeline, worker, session = await self.pair(window=5)
         await pipeline.push_many([b""] * 40)
