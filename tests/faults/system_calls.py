@@ -38,7 +38,7 @@ _REACHED = 15.0
 _RECOVERY = 6.0
 
 #: How long all jobs may take until they are settled, in seconds.
-_SETTLED = 20.0
+_SETTLED = 30.0
 
 #: In place of what twistd's command line runs: it is about to begin, and waits for SIGCONT.
 _WAITING = """
@@ -255,7 +255,7 @@ class Stand:
     def _under_load(self, case: Case) -> str:
         web, pushing = self._running(), self._pushing
         with pushing.going_on():
-            self._rig.until("jobs are accepted", lambda: any(push.ids for push in list(pushing.pushes)))
+            self._until_accepting()
             with Fault(self._rig, case, web.popen.pid) as fault:
                 self._rig.until("the call fails", fault.has_come, _REACHED)
                 if case.kill:
@@ -268,6 +268,8 @@ class Stand:
                 elif case.lasts:
                     time.sleep(1)
             said = "killed, started again" if case.kill else self._recover(web)
+            self._running()
+            self._until_accepting()
         refused = sum(bool(push.refusals) for push in pushing.pushes)
         self._settle()
         return f"{said}; {refused} refused"
@@ -294,13 +296,14 @@ class Stand:
         self._web = rig.webs[web.port] = web
         with self._pushing.going_on():
             said = self._recover(web)
+            self._until_accepting()
         self._settle()
         return said
 
     def _at_stop(self, case: Case) -> str:
         web = self._running()
         with self._pushing.going_on():
-            self._rig.until("jobs are accepted", lambda: any(push.ids for push in list(self._pushing.pushes)))
+            self._until_accepting()
             with Fault(self._rig, case, web.popen.pid) as fault:
                 web.signal(signal.SIGTERM)
                 status = web.wait()
@@ -320,6 +323,11 @@ class Stand:
             self._web = self._rig.again(self._first)
             self._rig.until_ready(self._web, len(self._workers))
         return self._web
+
+    def _until_accepting(self) -> None:
+        """Wait until a job is accepted, of those that are pushed from now on."""
+        pushes, before = self._pushing.pushes, len(self._pushing.pushes)
+        self._rig.until("a job is accepted", lambda: any(push.ids for push in pushes[before:]))
 
     def _kill(self, web: Process) -> None:
         web.popen.kill()
@@ -352,7 +360,6 @@ class Stand:
 
     def _settle(self) -> None:
         """Send again what has a key, revive what is dead, wait for all of it, and look at it."""
-        self._running()
         rig, pushing = self._rig, self._pushing
         pushes, pushing.pushes = pushing.pushes, []
         keyed = [push for push in pushes if push.key is not None]
@@ -362,7 +369,9 @@ class Stand:
         several = [push for push in keyed if len(push.ids) != 1]
         assert not several, f"{len(several)} pushes with a key are not one job each, such as {several[0]}"
         assert {status for push in pushes for status in push.refusals} <= {503, 507}, pushes
-        rig.until("all jobs are settled, and none is dead", self._are_settled, _SETTLED)
+        deadline = time.monotonic() + _SETTLED
+        while left := self._left():
+            assert time.monotonic() < deadline, f"neither dead nor run: {left[:5]}\n{self._running().log[-3000:]}"
         jobs: dict[str, set[str]] = {}
         for line in rig.lines():
             if line.body is not None:
@@ -376,15 +385,18 @@ class Stand:
             )
         self._may_run_twice = False
 
-    def _are_settled(self) -> bool:
+    def _left(self) -> list[str]:
+        """Bodies of jobs that are not settled, and of dead letters, which are revived by this."""
         with self._journal() as journal:
             check_books(TestCase(), journal)
-            bodies = {body.decode() for (body,) in journal.execute("SELECT body FROM jobs")}
-            (dead,) = journal.execute("SELECT count(*) FROM dead").fetchone()
-        _none("were refused, and wait in the journal", bodies & self._refused)
+            unsettled, dead = (
+                [body.decode() for (body,) in journal.execute(f"SELECT body FROM {table}")]
+                for table in ("jobs", "dead")
+            )
+        _none("were refused, and wait in the journal", self._refused.intersection(unsettled + dead))
         if dead:
             self._pushing.revive()
-        return not bodies and not dead
+        return unsettled + dead
 
     @contextmanager
     def _journal(self) -> Iterator[sqlite3.Connection]:

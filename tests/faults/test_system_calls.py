@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
@@ -148,7 +149,9 @@ def _run(left: Iterator[Case]) -> int:
             stand = Stand(rig)
             try:
                 while case is not None:
-                    print(f"{case.name}: {stand.run(case)}", flush=True)
+                    began = time.monotonic()
+                    said = stand.run(case)
+                    print(f"{case.name}: {said} ({time.monotonic() - began:.1f} s)", flush=True)
                     case = next(left, None)
                 stand.end()
             except AssertionError as error:
