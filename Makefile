@@ -2,6 +2,7 @@
 # make test  installs what the tests need and runs them all
 # make faults TIMES=20 runs the fault tests that often, with a log each in fault-runs; called again, it goes on
 # make bench measures how fast it is, in some five minutes, and writes the tables of docs/performance.rst
+# make beside COMMIT=... measures this tree and a commit in turns, and says where this one is slower
 # Set-up is done once, and again when setup.py or pyproject.toml change.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PURE_TESTS = $(foreach module,protocol dispatch suspects retries admission windo
 # A virtual environment whose making failed is made again.
 .DELETE_ON_ERROR:
 
-.PHONY: run test faults bench coverage lint types docs clean
+.PHONY: run test faults bench beside coverage lint types docs clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n zpipe
@@ -32,6 +33,9 @@ faults: $(VENV)/installed-test
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
+
+beside: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.beside $(COMMIT)
 
 coverage: $(VENV)/installed-test
 	$(BIN)/coverage run -m twisted.trial --temp-directory=_trial_temp_coverage $(PURE_TESTS)
