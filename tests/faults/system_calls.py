@@ -189,8 +189,8 @@ def _body(number: int) -> str:
 class Fault:
     """Makes a process's calls fail, from when it is entered until it is left.
 
-    A call that strace is at when it lets go of the process fails with ENOSYS: where calls fail for a second, that can be
-    the last of them.
+    A call that strace is at when it lets go of the process fails with ENOSYS: where calls fail for a second, that can
+    be the last of them.
     """
 
     def __init__(self, rig: Rig, case: Case, process: int) -> None:

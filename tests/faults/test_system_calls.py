@@ -2,7 +2,7 @@
 
     python -m tests.faults.test_system_calls [--list] [--from NAME] [--only TEXT] [--lanes 2]
 
-runs the whole table, in some three minutes, and prints what the web side did in each case. When a case fails, that is
+runs the whole table, in some four minutes, and prints what the web side did in each case. When a case fails, that is
 printed, and the others go on; --from goes on where an earlier run has ended. The tests here are the most telling of it.
 
 What must hold in each case:
