@@ -1,11 +1,14 @@
 # make run   installs zpipeline into .venv and runs the whole pipeline on its defaults
 # make test  installs what the tests need and runs them all
+# make faults TIMES=20 runs the fault tests that often, with a log each in fault-runs; called again, it goes on
 # make bench measures how fast it is, in some five minutes, and writes the tables of docs/performance.rst
+# make beside COMMIT=... measures this tree and a commit in turns, and says where this one is slower
 # Set-up is done once, and again when setup.py or pyproject.toml change.
 
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
+TIMES = 1
 
 # The modules without I/O, whose branches the tests cover without a gap.
 PURE := zpipeline/protocol/*,zpipeline/window.py,zpipeline/entry.py,zpipeline/dispatch.py,zpipeline/suspects.py
@@ -16,7 +19,7 @@ PURE_TESTS = $(foreach module,protocol dispatch suspects retries admission windo
 # A virtual environment whose making failed is made again.
 .DELETE_ON_ERROR:
 
-.PHONY: run test bench coverage lint types docs clean
+.PHONY: run test faults bench beside coverage lint types docs clean
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n zpipe
@@ -25,8 +28,14 @@ run: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/trial --jobs=2 tests
 
+faults: $(VENV)/installed-test
+	$(BIN)/python -m tests.faults.again --times $(TIMES)
+
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
+
+beside: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.beside $(COMMIT)
 
 coverage: $(VENV)/installed-test
 	$(BIN)/coverage run -m twisted.trial --temp-directory=_trial_temp_coverage $(PURE_TESTS)
@@ -44,7 +53,7 @@ docs: $(VENV)/installed-docs
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info docs/_build _trial_temp* .coverage .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info docs/_build _trial_temp* .coverage .hypothesis .mypy_cache .ruff_cache fault-runs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

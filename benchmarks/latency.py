@@ -9,9 +9,8 @@ import os
 import statistics
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.client import Connection, post
 from benchmarks.rig import MODES, Rig, rounds
@@ -21,11 +20,15 @@ CONNECTIONS = 50
 RECORD = struct.Struct("!d")
 
 
-def record(job: Any) -> None:
-    """The handler: it writes down how old its job is."""
-    age = time.time() - RECORD.unpack(job.body)[0]
-    with Path(os.environ["ZPIPELINE_AGES"]).open("ab") as ages:
-        ages.write(RECORD.pack(age))
+#: It writes down how old its job is.
+HANDLER = """
+import struct, time
+
+ages = open({path!r}, "ab", buffering=0)
+
+def record(job):
+    ages.write(struct.pack("!d", time.time() - struct.unpack("!d", job.body)[0]))
+"""
 
 
 async def _load(port: int, seconds: float) -> None:
@@ -64,18 +67,22 @@ def _round(seconds: float) -> dict[str, dict[str, float]]:
     found = {}
     for mode, options in MODES.items():
         with Rig() as rig:
-            ages = rig.folder / "ages"
-            os.environ["ZPIPELINE_AGES"] = str(ages)
-            os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)
-            rig.start(*options, handler="benchmarks.latency:record")
-            asyncio.run(_load(rig.port, seconds))
-            jobs = round(RATE * seconds)
-            while not ages.exists() or ages.stat().st_size < jobs * RECORD.size:
-                time.sleep(0.01)
-            found[mode] = _percentiles([age for (age,) in RECORD.iter_unpack(ages.read_bytes())])
+            found[mode] = until_handled(rig, options, seconds)
             if mode == "durable":
                 found["fdatasync"] = _percentiles(_syncs(rig.folder / "sync", round(50 * seconds)))
     return found
+
+
+def until_handled(rig: Rig, options: Iterable[str], seconds: float) -> dict[str, float]:
+    """Start a web side with these options, and send requests for so long: milliseconds, as `measure` has them."""
+    ages = rig.folder / "ages"
+    (rig.folder / "recording.py").write_text(HANDLER.format(path=str(ages)))
+    rig.start(*options, handler="recording:record")
+    asyncio.run(_load(rig.port, seconds))
+    jobs = round(RATE * seconds)
+    while not ages.exists() or ages.stat().st_size < jobs * RECORD.size:
+        time.sleep(0.01)
+    return _percentiles([age for (age,) in RECORD.iter_unpack(ages.read_bytes())])
 
 
 def _syncs(path: Path, times: int) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import sqlite3
 import subprocess
@@ -16,7 +17,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n"]
+#: This tree: what is measured, unless another is named.
+TREE = Path(__file__).resolve().parent.parent
+
+#: What each measured process begins with: it ends if it would run the code of another tree than $ZPIPELINE_TREE.
+CHECK = """
+import os, sys, zpipeline
+loaded = os.path.dirname(os.path.dirname(os.path.realpath(zpipeline.__file__)))
+if loaded != os.environ["ZPIPELINE_TREE"]:
+    sys.exit(f"not measured: zpipeline comes from {loaded}, and is to come from {os.environ['ZPIPELINE_TREE']}")
+"""
+
+TWISTD = [sys.executable, "-c", f"{CHECK}\nfrom twisted.scripts.twistd import run\nrun()", "-n"]
 DISCARD = "zpipeline.handlers:discard"
 
 #: Below this scale nothing is measured: it is to be seen that all of it works, soon.
@@ -27,7 +39,13 @@ MODES = {"durable": (), "memory": ("--no-journal",)}
 
 
 class Rig:
-    """A temporary folder, and processes that end with it."""
+    """A temporary folder, and processes that end with it.
+
+    :param tree: whose code they run.
+    """
+
+    def __init__(self, tree: Path = TREE) -> None:
+        self.environment = environment_of(tree)
 
     def __enter__(self) -> Rig:
         self._temporary = tempfile.TemporaryDirectory()
@@ -69,11 +87,17 @@ class Rig:
     def until_ready(self, workers: int) -> None:
         """Wait until so many workers take part."""
         while self.ask("GET", "/health/ready")["ready_workers"] < workers:
+            if any(process.poll() is not None for process in self.processes):
+                raise SystemExit("a worker ended")
             time.sleep(0.05)
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [*TWISTD, *command, "--until-eof"], cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+            [*TWISTD, *command, "--until-eof"],
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=self.environment,
         )
         self.processes.append(process)
         return process
@@ -110,6 +134,13 @@ class Rig:
         for job_id in job_ids:
             while self.ask("GET", f"/jobs/{job_id}")["state"] != "done":
                 time.sleep(0.005)
+
+
+def environment_of(tree: Path) -> dict[str, str]:
+    """Of processes that run the code of this tree: what PYTHONPATH names goes before what is installed."""
+    real = str(tree.resolve())
+    path = os.pathsep.join(filter(None, (real, os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "ZPIPELINE_TREE": real}
 
 
 def rounds(scale: float) -> int:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from benchmarks.beside import Figure
+from benchmarks.flood import push
+from benchmarks.rig import Rig
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -43,3 +47,35 @@ class BenchmarkTests(SynchronousTestCase):
         )
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
         self.assertRegex(run.stdout, r"ratio, with 100,000 waiting to without: accept \d+\.\d\d, settle \d+\.\d\d")
+
+    def test_two_trees_are_measured_beside_each_other(self) -> None:
+        if subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True).returncode:
+            raise SkipTest("there is no git repository here, and no commit to measure")
+        names = ["batch-durable", "flood-one", "latency-durable"]
+        run = subprocess.run(
+            [sys.executable, "-m", "benchmarks.beside", "HEAD", "--rounds=1", "--scale=0.002", "--only", *names],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=self.timeout,
+        )
+        self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+        figures = ("batch-durable, jobs a second", "flood-one, jobs a second", "latency-durable, ms, p99")
+        for expected in figures:
+            self.assertRegex(run.stdout, rf"{expected} +[\d,.]+ +[\d,.]+ +\d+\.\d{{3}}")
+
+    def test_a_tree_whose_code_is_not_what_would_run_is_not_measured(self) -> None:
+        """A folder without zpipeline: what is installed, or in the working directory, is another's."""
+        empty = Path(self.mktemp()).absolute()
+        empty.mkdir()
+        with Rig(empty) as rig:
+            self.assertRaises(SystemExit, rig.start, workers=1)
+        self.assertRaisesRegex(SystemExit, f"is to come from {empty}", push, empty, 1000, 1)
+
+    def test_the_ratio_is_the_median_of_the_pairs_and_below_1_is_worse(self) -> None:
+        rate = Figure("ab-durable, requests a second", [(90.0, 100.0), (50.0, 50.0), (80.0, 100.0)])
+        self.assertEqual(rate.ratio, 0.9)
+        self.assertTrue(rate.line.endswith("below 0.95"), rate.line)
+        latency = Figure("latency-durable, ms, p99", [(2.0, 1.0)])
+        self.assertEqual(latency.ratio, 0.5)
+        self.assertTrue(latency.line.endswith("below 0.90"), latency.line)
