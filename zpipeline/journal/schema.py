@@ -114,8 +114,8 @@ def explain(error: Exception) -> str:
         return f"it is damaged, or no SQLite file ({text}): restore it from a backup, or name another with --journal"
     if "readonly" in text or "unable to open" in text:
         return (
-            f"it cannot be written ({text}): see to the permissions of the file and of its folder, and to how many files "
-            "this process may open"
+            f"it cannot be written ({text}): see to the permissions of the file and of its folder, and to how many "
+            "files this process may open"
         )
     if is_full(error):
         return f"there is no room on its disk ({text}): make some"
