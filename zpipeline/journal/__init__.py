@@ -11,7 +11,6 @@ The pipeline knows `Journal` alone:
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -25,6 +24,7 @@ from zpipeline.journal.writer import MOST_QUICK, Kind, Request, Writer
 from zpipeline.retries import Key as Due
 from zpipeline.stats import Commits
 from zpipeline.store import Facts, Key, Letter, Limits, Opened, Outcome, Selection, Status, StoreOwner, Summary
+from zpipeline.times import Times
 
 __all__ = ["Journal"]
 
@@ -37,6 +37,7 @@ class Journal:
     """A `zpipeline.store.Store` in a file.
 
     :param path: of the file; it is made if it is not there.
+    :param times: what time it is; they go on from the time that the file has.
     :param synchronous: ``full``: what was accepted outlives a power cut; ``normal``: it outlives this process.
     :param commits: what its transactions are like is noted there, if it is given.
     """
@@ -44,10 +45,18 @@ class Journal:
     holds_all = False
 
     def __init__(
-        self, reactor: Any, path: str, *, synchronous: str, limits: Limits, commits: Commits | None = None
+        self,
+        reactor: Any,
+        path: str,
+        times: Times,
+        *,
+        synchronous: str,
+        limits: Limits,
+        commits: Commits | None = None,
     ) -> None:
         self._reactor = reactor
         self._path = path
+        self._times = times
         self._synchronous = synchronous
         self._limits = limits
         self._commits = commits if commits is not None else Commits()
@@ -79,15 +88,16 @@ class Journal:
             held.close()
             raise
         self._lock = held
+        self._times.go_on(opened.skew, opened.latest)
         tables = self._tables = Tables(connection, self._limits, opening.PATIENCE)
         sqlites_log = os.path.realpath(self._path) + "-wal" if self._synchronous == "full" else None
-        self._writer = Writer(self._reactor, self._path, tables, owner, sqlites_log, self._commits)
+        self._writer = Writer(self._reactor, self._path, tables, owner, sqlites_log, self._commits, self._times)
         self._writer.start()
         return opened
 
     def accept(self, entries: Sequence[Entry], key: Key | None) -> Deferred[int | None]:
         """See `zpipeline.store.Store.accept`."""
-        at = time.time()
+        at = self._times.time()
         kind = Kind.CHANGE if len(entries) <= MOST_QUICK else Kind.LONG
         return self._ask(lambda tables: tables.accept(entries, key, at), kind, len(entries))
 
@@ -106,7 +116,7 @@ class Journal:
 
     def status(self, sequence: int) -> Deferred[Status | None]:
         """See `zpipeline.store.Store.status`."""
-        return self._ask(lambda tables: tables.status(sequence, time.time()), Kind.QUESTION)
+        return self._ask(lambda tables: tables.status(sequence, self._times.time()), Kind.QUESTION)
 
     def outcome(self, sequence: int, at: float) -> Deferred[Outcome | None]:
         """See `zpipeline.store.Store.outcome`."""
@@ -127,6 +137,10 @@ class Journal:
     def drop(self, sequence: int) -> Deferred[bool]:
         """See `zpipeline.store.Store.drop`."""
         return self._ask(lambda tables: tables.drop(sequence), Kind.CHANGE)
+
+    def keep_skew(self, skew: float) -> Deferred[None]:
+        """See `zpipeline.store.Store.keep_skew`."""
+        return self._ask(lambda tables: tables.keep_skew(skew), Kind.CHANGE)
 
     def close(self) -> Deferred[int]:
         """See `zpipeline.store.Store.close`."""

@@ -40,6 +40,7 @@ from zpipeline.journal.schema import explain, is_full, is_locked
 from zpipeline.journal.tables import Tables
 from zpipeline.stats import Commits
 from zpipeline.store import Facts, StoreOwner
+from zpipeline.times import Times
 
 #: How long after a transaction that failed writing is tried again, in seconds.
 RETRY_SECONDS = 1.0
@@ -98,11 +99,19 @@ class Writer:
     :param log_path: of SQLite's write-ahead log, which is to be on the disk before anything is answered; None when that
         may wait.
     :param commits: what the transactions are like that have jobs in them is noted there.
+    :param times: what time it is.
     :ivar trouble: why the last transaction failed; None when it did not.
     """
 
     def __init__(
-        self, reactor: Any, path: str, tables: Tables, owner: StoreOwner, log_path: str | None, commits: Commits
+        self,
+        reactor: Any,
+        path: str,
+        tables: Tables,
+        owner: StoreOwner,
+        log_path: str | None,
+        commits: Commits,
+        times: Times,
     ) -> None:
         self.trouble: str | None = None
         self._reactor = reactor
@@ -110,6 +119,7 @@ class Writer:
         self._tables = tables
         self._owner = owner
         self._commits = commits
+        self._times = times
         self._log = None if log_path is None else os.open(log_path, os.O_RDONLY)
         self._asked: list[_Asked] = []
         self._facts = Facts()
@@ -276,7 +286,7 @@ class Writer:
                     each.result = each.request(tables)
                 except Refused as refusal:
                     each.refusal = refusal
-            tables.tidy(time.time())
+            tables.tidy(self._times.time())
             if self.trouble is not None:
                 tables.probe()
             tables.commit()
