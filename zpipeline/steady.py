@@ -97,13 +97,15 @@ class _Call:
         self._args = args
         self._kwargs = kwargs
         self._is_cancelled = False
-        self._later: IDelayedCall = reactor.callLater(delay, self._come)
+        self._later: IDelayedCall | None = reactor.callLater(delay, self._come)
         waiting.add(self)
 
     def _come(self) -> None:
-        left = self._at - seconds()
-        if left > 0:
-            self._later = self._reactor.callLater(left, self._come)
+        if self._at > seconds():
+            # In another turn: a reactor that was calling what was due when its clock was set back takes what comes now
+            # for due as well, again and again (asyncio's does).
+            self._later = None
+            self._reactor.callFromThread(self._wait_again)
             return
         call = self._end()
         call(*self._args, **self._kwargs)
@@ -114,9 +116,14 @@ class _Call:
         self._waiting.discard(self)
         return call
 
+    def _wait_again(self) -> None:
+        if self._call is not None:
+            self._later = self._reactor.callLater(max(0.0, self._at - seconds()), self._come)
+
     def set_again(self) -> None:
         """Have the reactor call it when it is due, whatever its clock shows now."""
-        self._later.reset(max(0.0, self._at - seconds()))
+        if self._later is not None:
+            self._later.reset(max(0.0, self._at - seconds()))
 
     def getTime(self) -> float:
         """When it is due, by `seconds`."""
@@ -131,7 +138,8 @@ class _Call:
         self._check()
         self._end()
         self._is_cancelled = True
-        self._later.cancel()
+        if self._later is not None:
+            self._later.cancel()
 
     def reset(self, secondsFromNow: float) -> None:
         """Have it called after so many seconds from now."""
