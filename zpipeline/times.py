@@ -58,6 +58,8 @@ since_boot = _since_boot()
 class SteadyTimes:
     """`Times` of this machine. `time` is what the system's clock showed when this was made, and goes on from there."""
 
+    monotonic = staticmethod(time.monotonic)
+
     def __init__(self) -> None:
         self.skew = 0.0
         self._began = time.time() - since_boot()
@@ -65,10 +67,6 @@ class SteadyTimes:
     def time(self) -> float:
         """See `Times.time`."""
         return self._began + since_boot()
-
-    def monotonic(self) -> float:
-        """See `Times.monotonic`."""
-        return time.monotonic()
 
     def wall(self) -> float:
         """See `Times.wall`."""

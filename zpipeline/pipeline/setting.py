@@ -29,8 +29,7 @@ class ClockWatch:
         step = self._times.look()
         if abs(step) >= _LEAST_SAID:
             log.warn(
-                "the system's clock was set {seconds} seconds {way}: jobs, retries and timeouts go on as before, and "
-                "times that are shown follow the clock",
+                "the system's clock was set {seconds} seconds {way}: jobs, retries and timeouts go on as before",
                 seconds=round(abs(step)),
                 way="forward" if step > 0 else "back",
             )
@@ -38,11 +37,12 @@ class ClockWatch:
             self._is_kept = False
         if not self._is_kept and not self._is_asked:
             self._is_kept = self._is_asked = True
-            self._store.keep_skew(self._times.skew).addErrback(self._not_kept).addBoth(self._answered)
+            self._store.keep_skew(self._times.skew).addBoth(self._answered).addErrback(self._not_kept)
+
+    def _answered(self, outcome: Failure | None) -> Failure | None:
+        self._is_asked = False
+        return outcome
 
     def _not_kept(self, failure: Failure) -> None:
         failure.trap(JournalError)
         self._is_kept = False  # it is tried again
-
-    def _answered(self, _: object) -> None:
-        self._is_asked = False
