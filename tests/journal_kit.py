@@ -16,21 +16,21 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from zpipeline import journal as journal_package
 from zpipeline.entry import Entry
 from zpipeline.errors import Refused
-from zpipeline.journal import Journal, writer
+from zpipeline.journal import Journal
 from zpipeline.journal.opening import open_journal
 from zpipeline.store import Facts, Key, Letter, Limits, Selection, Store, Summary, Tried
+from zpipeline.testing.clock import TimesOf
+from zpipeline.times import SteadyTimes
 
 ROOT = Path(__file__).resolve().parent.parent
 NOW = 1_700_000_000.0
@@ -130,15 +130,14 @@ class StoreCase(TestCase):
     limits = LIMITS
 
     def setUp(self) -> None:
-        self.times = SimpleNamespace(time=lambda: self.now, monotonic=time.monotonic)
+        self.clock = Clock()
+        self.times = TimesOf(self.clock)
         self.at(NOW)
         self.owner = Owner()
 
     def at(self, now: float) -> None:
         """It is that time."""
-        self.now = now
-        for module in (journal_package, writer):
-            self.patch(module, "time", self.times)
+        self.clock.rightNow = now
 
     async def put(self, store: Store, *entries: Entry) -> None:
         """Have them accepted, in one go."""
@@ -156,7 +155,7 @@ class JournalCase(StoreCase):
 
     def journal(self, synchronous: str = "full") -> Journal:
         """One at `path`, not open yet."""
-        return Journal(reactor, str(self.path), synchronous=synchronous, limits=self.limits)
+        return Journal(reactor, str(self.path), self.times, synchronous=synchronous, limits=self.limits)
 
     def opened(self, synchronous: str = "full") -> Journal:
         """One at `path`, open."""
@@ -248,7 +247,8 @@ class _Deaf(Owner):
 
 def main(path: str, what: str) -> None:
     """Open the journal and say so; then push, or hold it, until killed."""
-    journal = Journal(reactor, path, synchronous="full", limits=Limits(3600.0, 1_000_000, 1_000_000, 1 << 30))
+    limits = Limits(3600.0, 1_000_000, 1_000_000, 1 << 30)
+    journal = Journal(reactor, path, SteadyTimes(), synchronous="full", limits=limits)
     epoch = journal.open(_Deaf()).epoch
     print("open", flush=True)
     if what == "push":

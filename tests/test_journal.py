@@ -934,7 +934,7 @@ class OpeningTests(JournalCase):
         """What is said when it cannot be opened: one line that names the file, which is as it was before."""
         path = path or self.path
         before = path.read_bytes() if path.is_file() else None
-        journal = Journal(reactor, str(path), synchronous="full", limits=LIMITS)
+        journal = Journal(reactor, str(path), self.times, synchronous="full", limits=LIMITS)
         said = str(self.assertRaises(UsageError, journal.open, Owner()))
         self.assertNotIn("\n", said)
         self.assertIn(str(path), said)
@@ -1055,7 +1055,7 @@ class OpeningTests(JournalCase):
         cwd = os.getcwd()
         self.addCleanup(os.chdir, cwd)
         os.chdir(self.folder)
-        journal = Journal(reactor, ":memory:", synchronous="full", limits=LIMITS)
+        journal = Journal(reactor, ":memory:", self.times, synchronous="full", limits=LIMITS)
         self.assertIn("name a file", str(self.assertRaises(UsageError, journal.open, Owner())))
 
     @contextmanager

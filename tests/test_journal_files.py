@@ -35,7 +35,7 @@ class FilesCase(JournalCase):
 
     def refused(self, path: Path | None = None) -> str:
         """What is said when it cannot be opened."""
-        journal = Journal(reactor, str(path or self.path), synchronous="full", limits=LIMITS)
+        journal = Journal(reactor, str(path or self.path), self.times, synchronous="full", limits=LIMITS)
         said = str(self.assertRaises(UsageError, journal.open, Owner()))
         self.assertNotIn("\n", said)
         return said

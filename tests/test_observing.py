@@ -20,6 +20,7 @@ from zpipeline.pipeline.observing import Observer
 from zpipeline.protocol import Bye, Done, Returned, State
 from zpipeline.stats import Redeliveries
 from zpipeline.testing.clock import TimesOf
+from zpipeline.times import SteadyTimes
 
 
 def timings(start: float, run: float, jobs: int = 1) -> Timings:
@@ -343,7 +344,7 @@ class WatchTests(PipelineCase):
         self.assertEqual(calls, [])
 
     async def test_one_that_fails_is_logged_and_the_others_are_called(self) -> None:
-        observer = Observer(reactor, [])
+        observer = Observer(reactor, [], SteadyTimes())
         calls: list[bool] = []
 
         def fails(is_over: bool) -> None:

@@ -27,6 +27,12 @@ class SendingTests(unittest.SynchronousTestCase):
         (frames,) = to_messages(9, [job])
         self.assertEqual(frames, protocol.encode_jobs(9, [3], [4], [12.5], [b'{"a":"b"}'], [b"body"]))
 
+    def test_a_message_tells_times_by_the_clocks_of_workers(self) -> None:
+        (frames,) = to_messages(9, [entry(1), entry(2)], skew=-3.5)
+        message = protocol.decode_for_worker(frames)
+        assert isinstance(message, protocol.Jobs)
+        self.assertEqual(list(message.accepted_at), [1.5, 1.5])
+
     def test_no_message_holds_more_jobs_than_one_may(self) -> None:
         numbers = list(range(1, 2 * MAX_JOBS_IN_MESSAGE + 2))
         sent = self.sent([entry(number) for number in numbers])

@@ -521,7 +521,7 @@ class MemoryTests(Contract, StoreCase):
         return store
 
     def test_two_have_different_numbers(self) -> None:
-        self.assertNotEqual(*(Memory(LIMITS).open(self.owner).ventilator for _ in range(2)))
+        self.assertNotEqual(*(Memory(LIMITS, self.times).open(self.owner).ventilator for _ in range(2)))
 
 
 class JournalTests(Contract, JournalCase):

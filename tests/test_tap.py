@@ -18,15 +18,18 @@ from io import StringIO
 from pathlib import Path
 
 import zmq
+from twisted.internet import reactor
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.runtime import seconds as wall
 from twisted.python.usage import Options
 from twisted.scripts._twistd_unix import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.load import Load, get, post
 from tests.faults.rig import ROOT, TWISTD, Process, Rig, free_port, ready_workers
+from zpipeline import steady
 from zpipeline.errors import UsageError
 from zpipeline.journal import Journal
 from zpipeline.memory import Memory
@@ -217,6 +220,15 @@ class OptionsOfEach(SynchronousTestCase):
         """--no-journal says so, and --plain implies it."""
         for words in (["zpipe-web", "--no-journal"], ["zpipe", "--no-journal"], ["zpipe-web", "--plain"]):
             self.assertIsInstance(self.pipeline(*words)._jobs._store, Memory)
+
+    def test_the_reactor_of_each_goes_by_a_clock_that_nobody_sets(self) -> None:
+        """And so a pipeline and a worker need no proxy."""
+        for plugin in PLUGINS:
+            self.patch(reactor, "seconds", wall)
+            options = parse(plugin)
+            options.loadedPlugins[plugin].makeService(options.subOptions)
+            self.assertIs(reactor.seconds, steady.seconds)
+            self.assertIs(steady.steady(reactor), reactor)
 
     def test_help_has_every_option_explained_within_80_columns(self) -> None:
         """Each default is shown once."""

@@ -6,6 +6,7 @@ import http.client
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from attrs import define
@@ -25,7 +26,7 @@ from zope.interface import implementer
 from zpipeline.errors import Draining, Full, Refused, TooLarge
 from zpipeline.job import JobStatus, make_id
 from zpipeline.stats import Measures
-from zpipeline.web import app, channel, make_site
+from zpipeline.web import app, channel, make_site, site
 
 NDJSON = "content-type: application/x-ndjson"
 
@@ -917,6 +918,13 @@ class NoAccessLogTests(LoggedTestCase):
 
 class AccessLogTests(LoggedTestCase):
     access_log = True
+
+    async def test_the_time_of_a_request_is_the_systems(self) -> None:
+        """Whatever clock the reactor goes by."""
+        self.patch(site, "time", SimpleNamespace(time=lambda: 86400.0 * 365))
+        await self.ask("GET /?a")
+        (line,) = self.lines()
+        self.assertIn(" [01/Jan/1971:00:00:00 +0000] ", line)
 
     async def test_requests_are_logged_in_the_combined_format(self) -> None:
         await self.ask("GET /?{a}", 'user-agent: te"st', "referer: http://elsewhere/")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 
@@ -23,7 +22,7 @@ class Memory:
     trouble = None
     congested = False
 
-    def __init__(self, limits: Limits, times: Times = time) -> None:
+    def __init__(self, limits: Limits, times: Times) -> None:
         self._limits = limits
         self._times = times
         self._ventilator = secrets.randbits(64)
@@ -184,6 +183,10 @@ class Memory:
     def drop(self, sequence: int) -> Deferred[bool]:
         """See `zpipeline.store.Store.drop`."""
         return succeed(self._dead.pop(sequence, None) is not None)
+
+    def keep_skew(self, skew: float) -> Deferred[None]:
+        """See `zpipeline.store.Store.keep_skew`: nothing outlives the process."""
+        return succeed(None)
 
     def close(self) -> Deferred[int]:
         """See `zpipeline.store.Store.close`: there is nothing to write."""

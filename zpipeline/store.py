@@ -26,12 +26,16 @@ class Opened:
     :ivar epoch: goes up with each opening.
     :ivar pending: unsettled jobs.
     :ivar pending_bytes: of their bodies together.
+    :ivar skew: as it was last kept (`Store.keep_skew`).
+    :ivar latest: a moment that had been reached when the store was last open, by its own times.
     """
 
     ventilator: int
     epoch: int
     pending: int = 0
     pending_bytes: int = 0
+    skew: float = 0.0
+    latest: float = 0.0
 
 
 @frozen
@@ -297,6 +301,9 @@ class Store(Protocol):
 
     def drop(self, sequence: int) -> Deferred[bool]:
         """Throw a dead letter away: whether there was one."""
+
+    def keep_skew(self, skew: float) -> Deferred[None]:
+        """Keep how far the system's clock is ahead of the times in this store (`zpipeline.times.Times`)."""
 
     def close(self) -> Deferred[int]:
         """Write what is left, and end: how many facts could not be written."""

@@ -26,6 +26,7 @@ from zpipeline.histogram import Timings
 from zpipeline.job import Job
 from zpipeline.runner import Delivery, Runner
 from zpipeline.sockets import Factory, Pull
+from zpipeline.steady import steady
 from zpipeline.text import printable_lines
 from zpipeline.upstream import Upstream
 
@@ -67,7 +68,7 @@ class Worker(Service):
         parse_address(address, bound=True)
         if concurrency < 1 or threads < 0:
             raise UsageError("concurrency is 1 or more, threads 0 or more")
-        self._reactor = reactor
+        self._reactor = reactor = steady(reactor)
         self._address = address
         self._drain_seconds = drain
         self._name = name or name_of(handler)

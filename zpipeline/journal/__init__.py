@@ -16,7 +16,6 @@ The pipeline knows `Journal` alone:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +33,7 @@ from zpipeline.journal.writer import MOST_QUICK, Kind, Request, Writer
 from zpipeline.retries import Key as Due
 from zpipeline.stats import Commits
 from zpipeline.store import Facts, Key, Letter, Limits, Opened, Outcome, Selection, Status, StoreOwner, Summary
+from zpipeline.times import Times
 
 __all__ = ["Journal"]
 
@@ -46,6 +46,7 @@ class Journal:
     """A `zpipeline.store.Store` in a file.
 
     :param path: of the file; it is made if it is not there.
+    :param times: what time it is; they go on from the time that the file has.
     :param synchronous: ``full``: what was accepted outlives a power cut; ``normal``: it outlives this process.
     :param commits: what its transactions are like is noted there, if it is given.
     """
@@ -53,10 +54,18 @@ class Journal:
     holds_all = False
 
     def __init__(
-        self, reactor: Any, path: str, *, synchronous: str, limits: Limits, commits: Commits | None = None
+        self,
+        reactor: Any,
+        path: str,
+        times: Times,
+        *,
+        synchronous: str,
+        limits: Limits,
+        commits: Commits | None = None,
     ) -> None:
         self._reactor = reactor
         self._path = path
+        self._times = times
         self._synchronous = synchronous
         self._limits = limits
         self._commits = commits if commits is not None else Commits()
@@ -97,15 +106,18 @@ class Journal:
             raise
         warn_of_network(self._path)
         lock.mark(opened.ventilator)
+        self._times.go_on(opened.skew, opened.latest)
         self._lock, self._tables = lock, tables
         waits = self._synchronous == "full"
-        self._writer = Writer(self._reactor, self._path, tables, identity, owner, self._commits, waits=waits)
+        self._writer = Writer(
+            self._reactor, self._path, tables, identity, owner, self._commits, self._times, waits=waits
+        )
         self._writer.start()
         return opened
 
     def accept(self, entries: Sequence[Entry], key: Key | None) -> Deferred[int | None]:
         """See `zpipeline.store.Store.accept`."""
-        at = time.time()
+        at = self._times.time()
         kind = Kind.CHANGE if len(entries) <= MOST_QUICK else Kind.LONG
         return self._ask(lambda tables: tables.accept(entries, key, at), kind, len(entries))
 
@@ -124,7 +136,7 @@ class Journal:
 
     def status(self, sequence: int) -> Deferred[Status | None]:
         """See `zpipeline.store.Store.status`."""
-        return self._ask(lambda tables: tables.status(sequence, time.time()), Kind.QUESTION)
+        return self._ask(lambda tables: tables.status(sequence, self._times.time()), Kind.QUESTION)
 
     def outcome(self, sequence: int, at: float) -> Deferred[Outcome | None]:
         """See `zpipeline.store.Store.outcome`."""
@@ -145,6 +157,10 @@ class Journal:
     def drop(self, sequence: int) -> Deferred[bool]:
         """See `zpipeline.store.Store.drop`."""
         return self._ask(lambda tables: tables.drop(sequence), Kind.CHANGE)
+
+    def keep_skew(self, skew: float) -> Deferred[None]:
+        """See `zpipeline.store.Store.keep_skew`."""
+        return self._ask(lambda tables: tables.keep_skew(skew), Kind.CHANGE)
 
     def close(self) -> Deferred[int]:
         """See `zpipeline.store.Store.close`."""

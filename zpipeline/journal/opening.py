@@ -21,6 +21,12 @@ LOG_SIZE = 16 << 20
 #: Each number of rows has a statement of its own, and each is prepared but once.
 _STATEMENTS = 8 * ROWS
 
+#: When the newest jobs were accepted and settled: they have the highest numbers.
+_LATEST = (
+    "SELECT max(coalesce((SELECT accepted_at FROM jobs ORDER BY sequence DESC LIMIT 1), 0.0), "
+    "coalesce((SELECT settled_at FROM settled ORDER BY sequence DESC LIMIT 1), 0.0))"
+)
+
 #: How long another program that holds the file is waited for, in seconds.
 PATIENCE = 1.0
 
@@ -124,4 +130,9 @@ def _open(connection: sqlite3.Connection, path: str) -> Opened:
     connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
     meta: dict[str, int] = dict(connection.execute("SELECT name, value FROM meta"))
     connection.execute("COMMIT")
-    return Opened(meta["ventilator"], meta["epoch"], meta["pending"], meta["pending_bytes"])
+    try:
+        latest = connection.execute(_LATEST).fetchone()[0]
+    except sqlite3.DatabaseError:
+        latest = 0.0  # damage is met where it matters
+    skew = meta.get("skew", 0) / 1000
+    return Opened(meta["ventilator"], meta["epoch"], meta["pending"], meta["pending_bytes"], skew, latest)

@@ -354,6 +354,14 @@ class Tables:
         self._counts.add(dead=-gone)
         return gone > 0
 
+    # The time
+
+    def keep_skew(self, skew: float) -> None:
+        """See `zpipeline.store.Store.keep_skew`."""
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('skew', ?)", (round(skew * 1000),))
+
+    # What is old goes
+
     def tidy(self, at: float) -> None:
         """Forget some of what has been kept for long enough."""
         self._forgetting.tidy(at)

@@ -59,6 +59,7 @@ from zpipeline.journal.sifting import SetAside, sift
 from zpipeline.journal.tables import Tables
 from zpipeline.stats import Commits
 from zpipeline.store import Facts, StoreOwner
+from zpipeline.times import Times
 
 #: How long after a transaction that failed writing is tried again, in seconds.
 RETRY_SECONDS = 1.0
@@ -153,6 +154,7 @@ class Writer:
     :param identity: of the files.
     :param waits: whether committing waits for the disk.
     :param commits: what the transactions are like that have jobs in them is noted there.
+    :param times: what time it is.
     :ivar trouble: why the last transaction failed; None when it did not.
     """
 
@@ -164,6 +166,7 @@ class Writer:
         identity: Identity,
         owner: StoreOwner,
         commits: Commits,
+        times: Times,
         *,
         waits: bool,
     ) -> None:
@@ -174,6 +177,7 @@ class Writer:
         self._identity = identity
         self._owner = owner
         self._commits = commits
+        self._times = times
         self._waits = waits
         self._is_damaged = False
         self._asked: list[_Asked] = []
@@ -424,7 +428,7 @@ class Writer:
             batch.settled_elsewhere = tables.write(batch.facts)
             for each in asked:
                 self._carry_out(each)
-            tables.tidy(time.time())
+            tables.tidy(self._times.time())
             if self.trouble is not None:
                 tables.probe()
             tables.finish()

@@ -9,6 +9,7 @@ Its parts are nobody else's:
     results.py    what handlers have returned
     sessions.py   the workers: links, sessions, messages
     sending.py    jobs as messages
+    setting.py    what is done when the system's clock is set
 """
 
 from zpipeline.pipeline.service import (

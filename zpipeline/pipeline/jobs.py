@@ -7,7 +7,6 @@ the last has come, jobs that were accepted after it was asked for come after it,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TypeAlias
@@ -58,7 +57,7 @@ class Jobs:
         admission: Admission,
         measures: Measures,
         wake: Callable[[], None],
-        times: Times = time,
+        times: Times,
     ) -> None:
         self.ventilator = 0
         self.epoch = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -31,10 +30,10 @@ class Observer:
     :ivar roster: the workers.
     """
 
-    def __init__(self, reactor: Any, workers: Iterable[str], times: Times = time) -> None:
+    def __init__(self, reactor: Any, workers: Iterable[str], times: Times) -> None:
         self._times = times
         self.measures = Measures()
-        self.roster = Roster(workers, self._times.time())
+        self.roster = Roster(workers, self._times.wall())
         self._recent = Recent()
         self._watchers: list[Watcher] = []
         self._started_at: float | None = None
@@ -91,7 +90,7 @@ class Observer:
             version=__version__,
             host=socket.gethostname(),
             pid=os.getpid(),
-            time=at,
+            time=self._times.wall(),
             uptime=0.0 if self._started_at is None else self._times.monotonic() - self._started_at,
             accepting=accepting,
             draining=draining,

@@ -8,14 +8,17 @@ from zpipeline import protocol
 from zpipeline.entry import Entry
 
 
-def to_messages(session: int, entries: list[Entry]) -> Iterable[protocol.Frames]:
-    """JOBS of these, in as many messages as it takes."""
+def to_messages(session: int, entries: list[Entry], skew: float = 0.0) -> Iterable[protocol.Frames]:
+    """JOBS of these, in as many messages as it takes.
+
+    :param skew: how far the clocks of the workers are ahead of the entries' times, in seconds.
+    """
     for batch in _batches(entries):
         yield protocol.encode_jobs(
             session,
             [entry.sequence for entry in batch],
             [entry.attempt for entry in batch],
-            [entry.accepted_at for entry in batch],
+            [entry.accepted_at + skew for entry in batch] if skew else [entry.accepted_at for entry in batch],
             [entry.headers for entry in batch],
             [entry.body for entry in batch],
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -36,11 +35,13 @@ from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.observing import Observer
 from zpipeline.pipeline.results import Results
 from zpipeline.pipeline.sessions import Sessions
+from zpipeline.pipeline.setting import ClockWatch
 from zpipeline.retries import Policy
 from zpipeline.sockets import MAX_FRAME
 from zpipeline.stats import Measures, Stats, WorkerStatus
+from zpipeline.steady import steady
 from zpipeline.store import Key, Limits, Selection, Store, Summary
-from zpipeline.times import Times
+from zpipeline.times import SteadyTimes, Times
 from zpipeline.window import MAX_WINDOW
 
 DEFAULT_WORKERS = ("tcp://127.0.0.1:4444", "tcp://127.0.0.1:4445", "tcp://127.0.0.1:4446")
@@ -92,9 +93,6 @@ class Pipeline(Service):
     :raises UsageError: an address or a number cannot work.
     """
 
-    #: What `zpipeline.testing` has its own of.
-    _times: Times = time
-
     def __init__(
         self,
         reactor: Any,
@@ -127,7 +125,8 @@ class Pipeline(Service):
             raise UsageError("a journal needs the name of a file: name one with --journal")
         if journal_sync not in ("full", "normal"):
             raise UsageError(f"journal_sync is 'full' or 'normal', not {journal_sync!r}")
-        self._reactor = reactor
+        self._reactor = reactor = steady(reactor)
+        self._times = self._make_times()
         self._drain_seconds = drain
         self._observer = Observer(reactor, self._workers, self._times)
         #: Whether jobs are sent to plain PULL sockets: at most once, and nobody reports what comes of them.
@@ -140,7 +139,7 @@ class Pipeline(Service):
                 limits = Limits(keep, _KEPT_IN_MEMORY, _KEPT_IN_MEMORY, _RESULT_BYTES_IN_MEMORY)
                 return Memory(limits, self._times)
             limits, commits = Limits(keep, _KEPT, _KEPT, _RESULT_BYTES), self._observer.measures.commits
-            return Journal(reactor, journal, synchronous=journal_sync, limits=limits, commits=commits)
+            return Journal(reactor, journal, self._times, synchronous=journal_sync, limits=limits, commits=commits)
 
         most = max_pending or (MAX_PENDING_IN_MEMORY if in_memory else MAX_PENDING)
         most_bytes = max_pending_bytes or (MAX_PENDING_BYTES_IN_MEMORY if in_memory else None)
@@ -155,7 +154,9 @@ class Pipeline(Service):
                 # what a plain socket did not take was handed out to nobody
                 redeliveries=None if plain else measures.redeliveries,
             )
-            self._jobs = Jobs(make_store(), self._dispatcher, admission, measures, self._wake, self._times)
+            store = make_store()
+            self._clock_watch = ClockWatch(self._times, store)
+            self._jobs = Jobs(store, self._dispatcher, admission, measures, self._wake, self._times)
             self._gathering = Gathering(reactor, self._jobs)
             self._results = Results(reactor, self._jobs, self._times, plain=plain)
             self._sessions = self._make_sessions(sink, window, plain)
@@ -170,10 +171,21 @@ class Pipeline(Service):
         #: not be written).
         self.left_undone = 0
 
+    def _make_times(self) -> Times:
+        """The clocks that it goes by."""
+        return SteadyTimes()
+
     def _make_sessions(self, sink: str, window: int | None, plain: bool) -> Sessions:
         """The way to the workers."""
         return Sessions(
-            self._reactor, self._dispatcher, self._jobs, self._observer, sink=sink, window=window, plain=plain
+            self._reactor,
+            self._dispatcher,
+            self._jobs,
+            self._observer,
+            self._times,
+            sink=sink,
+            window=window,
+            plain=plain,
         )
 
     # What users call
@@ -236,8 +248,15 @@ class Pipeline(Service):
 
     async def _job(self, job_id: str) -> JobStatus | None:
         sequence = self._sequence(job_id)
-        status = None if sequence is None else await maybeDeferred(self._jobs.status, sequence)
-        return None if status is None else JobStatus(job_id, *status)
+        known = None if sequence is None else self._jobs.status(sequence)
+        status = await known if isinstance(known, Deferred) else known
+        if status is None:
+            return None
+        state, attempts, accepted_at, settled_at, error = status
+        shown = self._times.shown
+        return JobStatus(
+            job_id, state, attempts, shown(accepted_at), None if settled_at is None else shown(settled_at), error
+        )
 
     def result(self, job_id: str, timeout: float | None = None) -> Deferred[Any]:
         """What the job's handler has returned, once the job is done.
@@ -390,6 +409,7 @@ class Pipeline(Service):
         if self._jobs.survive and self.pending:
             log.info("{pending} jobs of the journal are not settled yet", pending=self.pending)
         self._sessions.start(self._workers, self._jobs.epoch)
+        self._observer.watch(self._look_at_clock)
         self._observer.start()
 
     def stopService(self) -> Deferred[None]:
@@ -417,6 +437,7 @@ class Pipeline(Service):
             if timeout.active():
                 timeout.cancel()
         await self._sessions.stop()
+        self._clock_watch.look()
         unwritten = await self._jobs.close()
         self._observer.stop()
         if self._jobs.waiting.end():
@@ -424,6 +445,10 @@ class Pipeline(Service):
             for _ in range(2):
                 await deferLater(self._reactor, 0)
         self._say_what_is_left(unwritten)
+
+    def _look_at_clock(self, has_ended: bool) -> None:
+        if not has_ended:
+            self._clock_watch.look()
 
     @property
     def _awaited(self) -> int:
@@ -464,7 +489,10 @@ class Pipeline(Service):
         return sequence if ventilator == self._jobs.ventilator and sequence < 1 << 63 else None
 
     def _summary(self, summary: Summary) -> DeadLetterSummary:
-        return DeadLetterSummary(self._id(summary.sequence), *summary[1:])
+        shown = self._times.shown
+        return DeadLetterSummary(
+            self._id(summary.sequence), shown(summary.accepted_at), shown(summary.settled_at), *summary[3:]
+        )
 
     def _check(self, bodies: Sequence[bytes], headers: Mapping[str, str] | None) -> bytes:
         """The headers, packed, of a push that may go on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -27,10 +26,16 @@ from zpipeline.pipeline.sending import to_messages
 from zpipeline.sockets import HIGH_WATER_MARK, LINGER_MS, Factory, Pull
 from zpipeline.stats import WorkerStatus
 from zpipeline.text import printable
+from zpipeline.times import Times
 
 #: How long reports that are here already are read before a session is given up for lost.
 _DRAIN_SINK_SECONDS = 0.25
 _PAST_SESSIONS = 10_000
+
+#: After how many seconds there is another look at what is due, if nothing comes: the reactor's clock may have stood
+#: still, while the machine was suspended.
+_LONGEST_WAIT = 60.0
+
 _PLAIN_HIGH_WATER_MARK = 1000  # ZeroMQ's own default
 
 log = Logger()
@@ -62,6 +67,7 @@ class Sessions:
         dispatcher: Dispatcher,
         jobs: Jobs,
         observer: Observer,
+        times: Times,
         *,
         sink: str,
         window: int | None,
@@ -72,6 +78,7 @@ class Sessions:
         self._jobs = jobs
         self._measures = observer.measures
         self._roster = observer.roster
+        self._times = times
         self._sink_address = sink
         self._window = window
         self._plain = plain
@@ -160,7 +167,7 @@ class Sessions:
             link.stop(LINGER_MS)
             self._end_inquest(link, Fate.UNREACHABLE)
             if session is not None:
-                self._roster[link.address].is_lost(time.time())
+                self._roster[link.address].is_lost(self._times.wall())
                 self._dispatcher.lose(session)
                 self._jobs.verdict(session.number, Fate.UNREACHABLE, "")
         self._open.clear()
@@ -179,12 +186,13 @@ class Sessions:
         self._wakeup = None
         if self._is_holding:
             return
+        skew = self._times.skew
         for session, entries in self._jobs.hand_out():
             link = self._open[session.number]
             if self._plain:
                 self._send_plain(link, session, entries)
             else:
-                for message in to_messages(session.number, entries):
+                for message in to_messages(session.number, entries, skew):
                     link.send(message)
         self._watch_time()
 
@@ -197,12 +205,14 @@ class Sessions:
         self._roster[link.address].done += done
         if sent < len(entries):
             self._dispatcher.pause(session, True)
-            self._dispatcher.returned(session, [entry.sequence for entry in entries[sent:]], time.monotonic())
+            self._dispatcher.returned(session, [entry.sequence for entry in entries[sent:]], self._times.monotonic())
 
     def _watch_time(self) -> None:
         """Be there when the dispatcher has something to do though nothing comes."""
-        wait = self._dispatcher.next_deadline(time.monotonic(), time.time())
+        wait = self._dispatcher.next_deadline(self._times.monotonic(), self._times.time())
         call = self._deadline
+        if wait is not None and wait > _LONGEST_WAIT:
+            wait = _LONGEST_WAIT
         if wait is None or (call is not None and call.getTime() <= self._reactor.seconds() + wait):
             return  # an earlier call looks again
         if call is not None:
@@ -211,7 +221,7 @@ class Sessions:
 
     def _time_has_come(self) -> None:
         self._deadline = None
-        for session in self._dispatcher.overdue(time.monotonic()):
+        for session in self._dispatcher.overdue(self._times.monotonic()):
             link = self._open[session.number]
             self._lose(link, Fate.OVERDUE)
             link.give_up(f"has reported nothing for {self._dispatcher.policy.timeout} seconds and {GRACE:g} more")
@@ -228,7 +238,7 @@ class Sessions:
         link.session = secrets.randbits(64)
         self._open[link.session] = link
         if self._plain:
-            self._takes_part(link, None, 1, time.monotonic(), "a plain PULL socket")
+            self._takes_part(link, None, 1, self._times.monotonic(), "a plain PULL socket")
             self._jobs.wake()
             return
         self._generation += 1
@@ -265,7 +275,7 @@ class Sessions:
         if session is None:
             return
         self._end_inquest(link, Fate.UNREACHABLE)
-        self._roster[link.address].is_lost(time.time())
+        self._roster[link.address].is_lost(self._times.wall())
         lost = self._dispatcher.lose(session)
         if lost:
             log.warn("{address}: {lost} jobs go to other workers", address=link.address, lost=lost)
@@ -325,7 +335,7 @@ class Sessions:
                 self._roster[link.address].failed += failed
             case protocol.Returned():
                 assert link is not None
-                returned = self._dispatcher.returned(session, message.sequences, time.monotonic())
+                returned = self._dispatcher.returned(session, message.sequences, self._times.monotonic())
                 self._roster[link.address].returned += returned
             case protocol.Ready() if session is None:
                 assert link is not None
@@ -347,7 +357,7 @@ class Sessions:
                     return
             case protocol.Bye() if session is not None:
                 assert link is not None
-                self._roster[link.address].leaves(time.time())
+                self._roster[link.address].leaves(self._times.wall())
                 self._dispatcher.leave(session)
         if session is not None and session.leaving and not session.in_flight and link is not None:
             link.send(protocol.encode(protocol.Close(session.number)))
@@ -362,7 +372,7 @@ class Sessions:
         return new.run.mean
 
     def _ready(self, link: Link, ready: protocol.Ready) -> None:
-        now = time.monotonic()
+        now = self._times.monotonic()
         before = self._processes.get(link)
         is_same = before is not None and before.incarnation == ready.incarnation
         self._end_inquest(link, Fate.UNREACHABLE if is_same else Fate.DEAD)
@@ -373,8 +383,8 @@ class Sessions:
 
     def _takes_part(self, link: Link, ready: protocol.Ready | None, concurrency: int, since: float, about: str) -> None:
         link.meets_deadline()
-        self._roster[link.address].is_ready(ready, time.time())
-        self._dispatcher.ready(link.session, concurrency, time.monotonic(), since)
+        self._roster[link.address].is_ready(ready, self._times.wall())
+        self._dispatcher.ready(link.session, concurrency, self._times.monotonic(), since)
         log.info("{address}: ready ({about})", address=link.address, about=printable(about))
 
     def _has_broken_protocol(self, error: ProtocolError, host: str | None) -> None:

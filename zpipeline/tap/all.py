@@ -9,6 +9,7 @@ from twisted.application.service import IService
 
 from zpipeline.errors import UsageError
 from zpipeline.handlers import find_handler
+from zpipeline.tap.clock import go_steadily
 from zpipeline.tap.options import whole
 from zpipeline.tap.processes import Workers
 from zpipeline.tap.services import in_order
@@ -35,6 +36,7 @@ def makeService(options: Options) -> IService:
     """The service of zpipe."""
     from twisted.internet import reactor
 
+    go_steadily(reactor)
     ports = range(options["first-port"], options["first-port"] + options["workers"])
     if ports[-1] > 65535:
         options.refuse(

@@ -23,6 +23,7 @@ from zpipeline.pipeline import (
 )
 from zpipeline.retries import MAX_ATTEMPTS
 from zpipeline.sockets import MAX_FRAME
+from zpipeline.tap.clock import go_steadily
 from zpipeline.tap.eof import leave_at_eof
 from zpipeline.tap.notify import Notifier
 from zpipeline.tap.options import LOG_JSON, UNTIL_EOF, address, one_of, seconds, seconds_to_seconds, whole
@@ -203,6 +204,7 @@ def makeService(options: Options) -> IService:
     """The service of zpipe-web."""
     from twisted.internet import reactor
 
+    go_steadily(reactor)
     workers = options["workers"] or list(DEFAULT_WORKERS)
     pipeline, listener = make_web(options, reactor, workers, bool(options["plain"]))
     if options["until-eof"]:

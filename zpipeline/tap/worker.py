@@ -8,6 +8,7 @@ from zpipeline.addresses import make_address
 from zpipeline.errors import UsageError
 from zpipeline.handlers import find_handler
 from zpipeline.metrics import Exposition, WorkerCollector
+from zpipeline.tap.clock import go_steadily
 from zpipeline.tap.eof import leave_at_eof
 from zpipeline.tap.metrics import make_metrics_site
 from zpipeline.tap.notify import Notifier
@@ -66,6 +67,7 @@ def makeService(options: Options) -> IService:
     """The service of zpipe-worker."""
     from twisted.internet import reactor
 
+    go_steadily(reactor)
     try:
         worker = Worker(
             reactor,

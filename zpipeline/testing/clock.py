@@ -10,11 +10,25 @@ from twisted.internet.task import Clock
 
 
 class TimesOf:
-    """The time, by a test's clock. It is `zpipeline.times.Times`."""
+    """The time, by a test's clock, which is all there is. It is `zpipeline.times.Times`."""
+
+    skew = 0.0
 
     def __init__(self, clock: Clock) -> None:
         self.time: Callable[[], float] = clock.seconds
         self.monotonic: Callable[[], float] = clock.seconds
+        self.wall: Callable[[], float] = clock.seconds
+
+    def shown(self, at: float) -> float:
+        """That moment."""
+        return at
+
+    def look(self) -> float:
+        """It is never set."""
+        return 0.0
+
+    def go_on(self, skew: float, latest: float) -> None:
+        """There is no journal."""
 
 
 class Turns:

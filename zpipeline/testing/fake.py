@@ -18,6 +18,7 @@ from zpipeline.pipeline import ATTEMPTS, BACKOFF, KEEP, MAX_BODY, Pipeline
 from zpipeline.pipeline.sessions import Sessions
 from zpipeline.testing.clock import TimesOf, Turns, clock_of_now
 from zpipeline.testing.worker import ADDRESS, InProcess, unpacked
+from zpipeline.times import Times
 from zpipeline.worker import CONCURRENCY
 
 
@@ -81,7 +82,6 @@ class FakePipeline(Pipeline):
     ) -> None:
         self.clock = clock_of_now() if clock is None else clock
         self.pushed: list[PushedJob] = []
-        self._times = TimesOf(self.clock)
         self._turns = Turns(self.clock)
         self._push_errors: deque[Refused] = deque()
         self._handler = handler
@@ -102,9 +102,18 @@ class FakePipeline(Pipeline):
         self._worker.holds = hold
         self._worker.start((), 0)
 
+    def _make_times(self) -> Times:
+        return TimesOf(self.clock)
+
     def _make_sessions(self, sink: str, window: int | None, plain: bool) -> Sessions:
         self._worker = InProcess(
-            self._turns, self._dispatcher, self._jobs, self._observer, self._handler, self._concurrency
+            self._turns,
+            self._dispatcher,
+            self._jobs,
+            self._observer,
+            self._times,
+            self._handler,
+            self._concurrency,
         )
         return self._worker
 

@@ -29,6 +29,7 @@ from zpipeline.protocol import Ready
 from zpipeline.runner import Delivery, Runner
 from zpipeline.stats import WorkerStatus
 from zpipeline.testing.clock import Turns
+from zpipeline.times import Times
 from zpipeline.upstream import to_failed, to_result
 from zpipeline.window import Window
 
@@ -51,10 +52,11 @@ class InProcess(Sessions):
         dispatcher: Dispatcher,
         jobs: Jobs,
         observer: Observer,
+        times: Times,
         handler: Handler | None,
         concurrency: int,
     ) -> None:
-        super().__init__(turns, dispatcher, jobs, observer, sink="", window=None, plain=False)
+        super().__init__(turns, dispatcher, jobs, observer, times, sink="", window=None, plain=False)
         self.holds = False
         self.errors: deque[BaseException] = deque()
         self._turns = turns

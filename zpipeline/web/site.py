@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from twisted.logger import Logger
 from twisted.web import server
 from twisted.web.http import combinedLogFormatter, datetimeToLogString
 
+from zpipeline.steady import steady
 from zpipeline.web.app import App, Pipeline
 from zpipeline.web.channel import Channel
 from zpipeline.web.idle import Idle
@@ -32,6 +34,7 @@ class Site(server.Site):
     protocol = Channel  # type: ignore[assignment]
 
     def __init__(self, pipeline: Pipeline, *, max_body: int, access_log: bool, reactor: Any) -> None:
+        reactor = steady(reactor)
         app = App(pipeline, max_body=max_body, reactor=reactor)
         super().__init__(Routes(app.app, app.failed), reactor=reactor)
         self.pipeline = pipeline
@@ -42,7 +45,7 @@ class Site(server.Site):
     def log(self, request: Any) -> None:
         """A request has been answered."""
         if self._access_log:
-            log.info("{line}", line=combinedLogFormatter(datetimeToLogString(self.reactor.seconds()), request))
+            log.info("{line}", line=combinedLogFormatter(datetimeToLogString(time.time()), request))
 
     def acceptableProtocols(self) -> list[bytes]:
         """Over TLS: what `Channel` speaks."""
