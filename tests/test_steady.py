@@ -263,6 +263,8 @@ class WatchTests(SteadyCase):
         (thread,) = set(self.threads()) - set(before)
         self.assertTrue(thread.daemon)
         del reactors, reactor
+        gc.collect()
+        self.assertEqual(len(module._watch._reactors), 3, "they are held by what waits")
         self.wall.calls.clear()
         gc.collect()
         thread.join(30)

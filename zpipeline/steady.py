@@ -47,13 +47,17 @@ def steady(reactor: Any) -> Any:
 
 @implementer(IReactorTime)
 class SteadyReactor:
-    """A reactor whose `seconds` and `callLater` go by `seconds` above. All else is the reactor's own."""
+    """A reactor whose `seconds` and `callLater` go by `seconds` above. All else is the reactor's own.
+
+    :ivar waiting: what is neither called nor cancelled.
+    :ivar is_watched: whether the thread knows it.
+    """
 
     seconds = staticmethod(seconds)
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._waiting: set[_Call] = set()
+        self.waiting: set[_Call] = set()
         self.is_watched = False
 
     def __getattr__(self, name: str) -> Any:
@@ -63,12 +67,12 @@ class SteadyReactor:
         """See `twisted.internet.interfaces.IReactorTime.callLater`."""
         if not self.is_watched:
             _watch.add(self)
-        later: IDelayedCall = _Call(self._reactor, self._waiting, delay, callable, args, kwargs)
+        later: IDelayedCall = _Call(self, self._reactor, delay, callable, args, kwargs)
         return later
 
     def set_again(self) -> None:
         """Have the reactor call what waits when it is due, whatever its clock shows now."""
-        for call in sorted(self._waiting, key=_Call.getTime):
+        for call in sorted(self.waiting, key=_Call.getTime):
             call.set_again()
 
 
@@ -76,29 +80,30 @@ class SteadyReactor:
 class _Call:
     """What is to be called when `seconds` has reached a time.
 
-    :param waiting: it is in this set until it was called or cancelled.
+    :param steady: among whose calls that wait it is until it was called or cancelled.
+    :param reactor: what that is a proxy of.
     """
 
-    __slots__ = ("_args", "_at", "_call", "_is_cancelled", "_kwargs", "_later", "_reactor", "_waiting")
+    __slots__ = ("_args", "_at", "_call", "_is_cancelled", "_kwargs", "_later", "_reactor", "_steady")
 
     def __init__(
         self,
+        steady: SteadyReactor,
         reactor: Any,
-        waiting: set[_Call],
         delay: float,
         call: Callable[..., object],
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> None:
         self._reactor = reactor
-        self._waiting = waiting
+        self._steady = steady
         self._at = seconds() + delay
         self._call: Callable[..., object] | None = call  # None: it is not active any more
         self._args = args
         self._kwargs = kwargs
         self._is_cancelled = False
         self._later: IDelayedCall | None = reactor.callLater(delay, self._come)
-        waiting.add(self)
+        steady.waiting.add(self)
 
     def _come(self) -> None:
         if self._at > seconds():
@@ -113,7 +118,7 @@ class _Call:
     def _end(self) -> Callable[..., object]:
         call, self._call = self._call, None
         assert call is not None
-        self._waiting.discard(self)
+        self._steady.waiting.discard(self)
         return call
 
     def _wait_again(self) -> None:
