@@ -77,7 +77,7 @@ def _at_start() -> Iterator[Case]:
             yield Case("open,openat", error, "start", lasts=True, files=(file,))
     for calls, errors, files in (
         ("flock", FLOCK, FILES),
-        ("write", WRITE, FILES),  # of the number of the process, into the lock
+        ("pwrite64", WRITE, (".lock",)),  # of the number of the process
         ("ftruncate,fallocate", TRUNCATE, ("-shm",)),
         ("mmap", ("ENOMEM",), FILES),
         ("fcntl", LOCK, FILES),
