@@ -576,6 +576,7 @@ class JournalMachine(RuleBasedStateMachine):
             self.unsettled.add(entry.sequence)
             self.attempts[entry.sequence] = 1
             self.due[entry.sequence] = entry.due
+            self.again.add(entry.sequence)  # it may have died in an earlier life
         return page
 
     @precondition(lambda self: self.paper.dead)

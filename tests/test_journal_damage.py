@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
+from unittest.mock import patch
 
 from tests.journal_kit import MANY, JournalCase, dead, done, job, jobs, until
 from zpipeline.errors import JournalError
 from zpipeline.journal import Journal, writer
+from zpipeline.journal.tables import Tables
 
 
 class DamageTests(JournalCase):
@@ -54,6 +57,42 @@ class DamageTests(JournalCase):
         self.assertIsNone(journal.trouble)
         journal.note(done(*jobs(3)))
         await until(lambda: self.rows("SELECT sequence FROM settled WHERE sequence = 3"), "it is settled")
+
+    async def test_a_question_that_meets_a_page_that_cannot_be_read_for_a_moment_wedges_nothing(self) -> None:
+        journal = self.opened()
+        entries = jobs(*range(1, 3001))
+        await self.put(journal, *entries)
+        journal.note(done(*entries))
+        await journal.status(1)
+        connection = self.connection(journal)
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'settled'").fetchone()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA shrink_memory")
+        with self.path.open("r+b") as file:
+            file.seek((page - 1) * 4096)
+            good = file.read(4096)
+            file.seek((page - 1) * 4096)
+            file.write(b"\xff" * 4096)
+        await self.assertFailure(journal.status(5), JournalError)
+        with self.path.open("r+b") as file:
+            file.seek((page - 1) * 4096)
+            file.write(good)
+        connection.execute("PRAGMA shrink_memory")
+        self.assertIsNone(await journal.accept(jobs(9000), None))
+        self.assertEqual((await journal.status(3000)).state, "done")
+        self.assertEqual(await journal.close(), 0)
+
+    async def test_who_cannot_be_told_whether_it_was_accepted_is_told_that(self) -> None:
+        journal = self.opened()
+        await self.put(journal, job(1))
+
+        def fail(tables: Tables) -> None:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        with patch.object(Tables, "commit", fail):
+            why = await self.refusal(journal)
+        self.assertIn("it is not known whether this was accepted", why)
+        self.assertTrue(journal.congested)
 
     async def test_questions_are_answered_as_the_file_stands(self) -> None:
         journal = await self.damaged("jobs")

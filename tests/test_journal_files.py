@@ -117,6 +117,14 @@ class LockTests(FilesCase):
         self.lock.write_text("4711\n")
         await self.put(self.opened(), job(2))
 
+    async def test_a_longer_text_leaves_nothing_behind_the_new_one(self) -> None:
+        await self.closed()
+        self.lock.write_text(f"{1 << 22}\n{'f' * 16}\n")
+        await self.opened().close()
+        self.assertRegex(self.lock.read_text(), rf"\A{os.getpid()} *\n[0-9a-f]{{16}}\n\Z")
+        self.lock.write_bytes(bytes(28))  # as after a power cut
+        await self.put(self.opened(), job(2))
+
     async def test_one_that_was_removed_is_made_again_and_holds(self) -> None:
         await self.closed()
         self.lock.unlink()
@@ -132,6 +140,22 @@ class LockTests(FilesCase):
         self.assertIn("remove the others", said)
         other.unlink()
         await self.put(self.opened(), job(2))
+
+
+class SmallTests(FilesCase):
+    """What SQLite takes for a new file, and is somebody's."""
+
+    def test_a_file_too_small_for_sqlite_is_left_alone(self) -> None:
+        for content in (b"x", b"\0", b"notes" * 100):
+            self.path.write_bytes(content)
+            self.assertIn("it is damaged, or no SQLite file", self.refused())
+            self.assertEqual(self.path.read_bytes(), content)
+
+    def test_an_empty_file_in_the_place_of_the_lock_keeps_its_mode(self) -> None:
+        self.lock.touch()
+        self.lock.chmod(0o640)
+        self.opened()
+        self.assertEqual(S_IMODE(self.lock.stat().st_mode), 0o640)
 
 
 class BegunAnewTests(FilesCase):

@@ -1,4 +1,7 @@
-"""What the journal counts, rather than having SQLite count its rows: stored in `meta` with each transaction."""
+"""What the journal counts, rather than having SQLite count its rows: stored in `meta` with each transaction.
+
+The time of the transaction is stored with it: so the journal's own time does not go back when the system's clock does.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import sqlite3
 
 from zpipeline.journal.schema import COUNTS
 
-_STORE = f"UPDATE meta SET value = CASE name {' '.join(f'WHEN {name!r} THEN ?' for name in COUNTS)} ELSE value END"
+_STORE = (
+    "UPDATE meta SET value = CASE name "
+    f"{' '.join(f'WHEN {name!r} THEN ?' for name in COUNTS)} WHEN 'time' THEN max(value, ?) ELSE value END"
+)
 
 
 class Counts:
@@ -30,10 +36,14 @@ class Counts:
         """As it is committed."""
         return self._stored[name]
 
-    def store(self) -> None:
-        """Write them; `committed` or `undone` must follow."""
-        if self._now != self._stored:
-            self._connection.execute(_STORE, [self._now[name] for name in COUNTS])
+    def store(self, at: float, has_changed: bool) -> None:
+        """Write them, and the time, if the transaction changes anything; `committed` or `undone` must follow.
+
+        :param at: now, in seconds since the epoch, as the journal has it.
+        :param has_changed: whether rows have been changed.
+        """
+        if has_changed or self._now != self._stored:
+            self._connection.execute(_STORE, [*(self._now[name] for name in COUNTS), round(at * 1000)])
 
     def committed(self) -> None:
         """The transaction has been committed."""

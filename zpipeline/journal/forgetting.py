@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from heapq import merge
 from typing import Any
 
+from attrs import evolve, frozen
+
 from zpipeline.journal.counts import Counts
 from zpipeline.store import Limits
 
@@ -28,6 +30,14 @@ _SURPLUS = 1000
 _NOT_LATE = "NOT EXISTS (SELECT 1 FROM late WHERE late.sequence = settled.sequence)"
 
 
+@frozen
+class _Fronts:
+    """Up to these numbers there are late jobs only: among those that are settled, and among those with results."""
+
+    settled: int = 0
+    results: int = 0
+
+
 class Forgetting:
     """Deletes what has been kept for long enough. Its methods are to be called within a transaction."""
 
@@ -36,43 +46,58 @@ class Forgetting:
         self._limits = limits
         self._counts = counts
         self._looked_at = 0.0
-        self.undone()
+        self._fronts = self._committed = _Fronts()
+        self._highest: int | None = None  # None: it has to be looked up, and whether there are late ones
+        self._has_late = False
+
+    def committed(self) -> None:
+        """The transaction has been committed."""
+        self._committed = self._fronts
 
     def undone(self) -> None:
         """Nothing of the transaction has happened."""
-        self._front = 0  # up to this number there are late ones only
-        (self._highest,) = self._connection.execute("SELECT coalesce(max(sequence), 0) FROM settled").fetchone()
-        self._look_for_late()
+        self._fronts = self._committed
+        self._highest = None
+
+    def _look_up(self) -> int:
+        """The highest number of a settled job."""
+        if self._highest is None:
+            (self._highest,) = self._connection.execute("SELECT coalesce(max(sequence), 0) FROM settled").fetchone()
+            self._look_for_late()
+        assert self._highest is not None
+        return self._highest
 
     def _look_for_late(self) -> None:
         self._has_late = self._connection.execute("SELECT 1 FROM late LIMIT 1").fetchone() is not None
 
-    def settled(self, numbers: Sequence[int], rows: Sequence[tuple[Any, ...]]) -> None:
-        """These jobs have been settled.
+    def settles(self, numbers: Sequence[int], rows: Sequence[tuple[Any, ...]]) -> None:
+        """These jobs are about to be among the settled ones.
 
         :param numbers: theirs, in order.
         :param rows: their numbers, attempts, and times of acceptance and settlement.
         """
-        in_order_from = max(self._front + 1, self._highest - self._limits.most_settled // _TOLERANCE)
+        highest = self._look_up()
+        in_order_from = max(self._fronts.settled + 1, highest - self._limits.most_settled // _TOLERANCE)
         if numbers[0] < in_order_from:
             late = [(row[0], row[3]) for row in rows if row[0] < in_order_from]
             self._connection.executemany("INSERT OR REPLACE INTO late VALUES (?, ?)", late)
             self._has_late = True
-        self._highest = max(self._highest, numbers[-1])
+        self._highest = max(highest, numbers[-1])
 
     def revived(self, numbers: Sequence[int]) -> None:
         """These are not settled any longer."""
+        self._look_up()
         if self._has_late:
             self._connection.executemany("DELETE FROM late WHERE sequence = ?", [(number,) for number in numbers])
 
     def tidy(self, at: float) -> None:
         """Forget what is too much, and now and then what is old: some at a time."""
-        most = self._limits.most_settled
+        most, most_bytes = self._limits.most_settled, self._limits.most_result_bytes
         surplus = self._counts["settled"] - most
         if surplus > most // _SURPLUS:
             self._forget_first(surplus)
-        surplus_bytes = self._counts["result_bytes"] - self._limits.most_result_bytes
-        if surplus_bytes > 0:
+        surplus_bytes = self._counts["result_bytes"] - most_bytes
+        if surplus_bytes > most_bytes // _SURPLUS:
             self._forget_first_results(surplus_bytes)
         if 0 <= at - self._looked_at < _INTERVAL:
             return
@@ -91,6 +116,7 @@ class Forgetting:
 
     def _forget_first(self, most: int) -> None:
         """So many, those that were settled first."""
+        self._look_up()
         if self._has_late:
             first = self._connection.execute(
                 "SELECT sequence, is_late FROM ("
@@ -98,7 +124,7 @@ class Forgetting:
                 f"WHERE sequence > ? AND {_NOT_LATE} ORDER BY sequence LIMIT ?) UNION ALL "
                 "SELECT * FROM (SELECT sequence, settled_at, 1 FROM late ORDER BY settled_at, sequence LIMIT ?)"
                 ") ORDER BY settled_at, sequence LIMIT ?",
-                (self._front, most, most, most),
+                (self._fronts.settled, most, most, most),
             )
             late = [sequence for sequence, is_late in first if is_late]
             self._forget_late(late)
@@ -108,22 +134,31 @@ class Forgetting:
 
     def _forget_in_order(self, most: int) -> None:
         """So many of those that are not late."""
+        front = self._fronts.settled
         found = self._connection.execute(
             f"SELECT sequence FROM settled WHERE sequence > ?{self._and_not_late} ORDER BY sequence LIMIT 1 OFFSET ?",
-            (self._front, most - 1),
+            (front, most - 1),
         ).fetchone()
-        last = self._highest if found is None else found[0]
-        self._forget(f"sequence > ? AND sequence <= ?{self._and_not_late}", (self._front, last))
-        self._front = last
+        last = self._look_up() if found is None else found[0]
+        self._forget(f"sequence > ? AND sequence <= ?{self._and_not_late}", (front, last))
+        self._fronts = evolve(self._fronts, settled=last)
 
     def _forget_before(self, settled_at: float) -> None:
-        """Those that were settled before that time."""
+        """Those that were settled before that time, of the first that are not known to be late and of the late ones."""
+        self._look_up()
+        front = self._fronts.settled
+        some = "SELECT sequence, settled_at FROM settled WHERE sequence > ? ORDER BY sequence LIMIT ?"
         self._forget(
-            "sequence IN (SELECT sequence FROM (SELECT sequence, settled_at FROM settled "
-            f"WHERE sequence > ?{self._and_not_late} ORDER BY sequence LIMIT ?) WHERE settled_at < ?)",
-            (self._front, _ROWS, settled_at),
+            f"sequence IN (SELECT sequence FROM ({some}) WHERE settled_at < ?){self._and_not_late}",
+            (front, _ROWS, settled_at),
         )
         if self._has_late:
+            first, last = self._connection.execute(
+                f"SELECT min(CASE WHEN {_NOT_LATE} THEN sequence END), max(sequence) FROM ({some}) AS settled",
+                (front, _ROWS),
+            ).fetchone()
+            if last is not None:
+                self._fronts = evolve(self._fronts, settled=last if first is None else first - 1)
             late = self._connection.execute(
                 "SELECT sequence FROM late WHERE settled_at < ? ORDER BY settled_at LIMIT ?", (settled_at, _ROWS)
             )
@@ -149,21 +184,29 @@ class Forgetting:
 
     def _forget_first_results(self, size: int) -> None:
         """Results of about so many bytes, of the jobs that were settled first."""
-        columns = "settled_at, sequence, length(value) FROM results"
+        columns = "settled_at, sequence, length(value), {} FROM results"
         in_order = self._connection.execute(
-            f"SELECT {columns} JOIN settled USING (sequence) WHERE {_NOT_LATE} ORDER BY results.sequence"
+            f"SELECT {columns.format(0)} JOIN settled USING (sequence) WHERE results.sequence > ? AND {_NOT_LATE} "
+            "ORDER BY results.sequence",
+            (self._fronts.results,),
         )
-        late = self._connection.execute(f"SELECT {columns} JOIN late USING (sequence) ORDER BY settled_at, sequence")
+        late = self._connection.execute(
+            f"SELECT {columns.format(1)} JOIN late USING (sequence) ORDER BY settled_at, sequence"
+        )
         gone = []
-        for _, sequence, length in merge(in_order, late):
+        front = self._fronts.results
+        for _, sequence, length, is_late in merge(in_order, late):
             gone.append((sequence,))
             size -= length
             self._counts.add(result_bytes=-length)
+            if not is_late:
+                front = sequence
             if size <= 0:
                 break
         in_order.close()
         late.close()
         self._connection.executemany("DELETE FROM results WHERE sequence = ?", gone)
+        self._fronts = evolve(self._fronts, results=front)
 
     def _forget_results(self, which: str, values: tuple[float, ...]) -> None:
         size: int = self._connection.execute(

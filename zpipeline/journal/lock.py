@@ -11,11 +11,12 @@ import errno
 import fcntl
 import os
 import re
+from contextlib import suppress
 from stat import S_ISREG
 
 from zpipeline.errors import UsageError
 
-_TEXT = re.compile(rb"(\d{1,10})\n(?:([0-9a-f]{16})\n)?")
+_TEXT = re.compile(rb"(\d{1,10}) *\n(?:([0-9a-f]{16})\n)?")
 
 
 class Lock:
@@ -30,7 +31,7 @@ class Lock:
         self._path = path
         self._name = real + ".lock"
         self._file = self._take()
-        match = _TEXT.fullmatch(self._text())
+        match = _TEXT.fullmatch(_text(self._file))
         #: Whether there was a journal here, as this file says.
         self.had_journal = match is not None and match[2] is not None
 
@@ -45,7 +46,7 @@ class Lock:
             except FileNotFoundError:
                 pass  # it was removed in this moment
             except BlockingIOError:
-                match = _TEXT.fullmatch(os.pread(file, 100, 0))
+                match = _TEXT.fullmatch(_text(file))
                 holder = "?" if match is None else match[1].decode()
                 os.close(file)
                 raise UsageError(
@@ -64,26 +65,37 @@ class Lock:
             os.close(file)
 
     def _open(self) -> int:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            return os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+            try:
+                made = os.open(self._name, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                return os.open(self._name, flags)
+            os.fchmod(made, 0o600)  # the umask may have taken even our own permissions
+            return made
+        except FileNotFoundError:
+            if os.path.isdir(os.path.dirname(self._name)):
+                return self._open()  # it was removed in this moment
+            raise self._is_not_made("No such file or directory") from None
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise self._is_none("a link") from None
             if error.errno == errno.EISDIR:
                 raise self._is_none("a folder") from None
-            raise UsageError(
-                f"the journal {self._path}: its lock {self._name} cannot be made ({error.strerror}): see to its folder "
-                "and the permissions there, or name another file with --journal"
-            ) from None
+            raise self._is_not_made(error.strerror) from None
+
+    def _is_not_made(self, why: str | None) -> UsageError:
+        return UsageError(
+            f"the journal {self._path}: its lock {self._name} cannot be made ({why}): see to its folder and the "
+            "permissions there, or name another file with --journal"
+        )
 
     def _check(self, file: int) -> None:
         if not S_ISREG(os.fstat(file).st_mode):
             raise self._is_none("no plain file")
-        text = os.pread(file, 100, 0)
+        text = _text(file)
         if text and not _TEXT.fullmatch(text):
             raise self._is_none("another program's file")
-        if not text:
-            os.fchmod(file, 0o600)  # it is new, and the umask may have taken even our own permissions
 
     def _is_none(self, what: str) -> UsageError:
         return UsageError(
@@ -91,18 +103,16 @@ class Lock:
             "--journal"
         )
 
-    def _text(self) -> bytes:
-        return os.pread(self._file, 100, 0)
-
     def mark(self, ventilator: int) -> None:
         """Write down who has the journal, and that there is one: this ventilator's."""
-        text = b"%d\n%016x\n" % (os.getpid(), ventilator)
-        try:
-            os.pwrite(self._file, text, 0)
-            os.ftruncate(self._file, len(text))
-        except OSError:
-            pass  # a full disk: the lock holds
+        with suppress(OSError):  # a full disk: the lock holds
+            # always of one length, so that nothing of an older text is left behind it
+            os.pwrite(self._file, b"%-10d\n%016x\n" % (os.getpid(), ventilator), 0)
 
     def close(self) -> None:
         """Let go of it."""
         os.close(self._file)
+
+
+def _text(file: int) -> bytes:
+    return os.pread(file, 100, 0).strip(b"\0")  # which a power cut may leave in place of what was written

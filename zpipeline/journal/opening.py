@@ -21,11 +21,8 @@ LOG_SIZE = 16 << 20
 #: Each number of rows has a statement of its own, and each is prepared but once.
 _STATEMENTS = 8 * ROWS
 
-#: When the newest jobs were accepted and settled: they have the highest numbers.
-_LATEST = (
-    "SELECT max(coalesce((SELECT accepted_at FROM jobs ORDER BY sequence DESC LIMIT 1), 0.0), "
-    "coalesce((SELECT settled_at FROM settled ORDER BY sequence DESC LIMIT 1), 0.0))"
-)
+#: The smallest page that SQLite has, in bytes.
+_SMALLEST = 512
 
 #: How long another program that holds the file is waited for, in seconds.
 PATIENCE = 1.0
@@ -101,6 +98,11 @@ def _make_ready(path: str, real: str, is_known: bool) -> None:
             f"the journal {path} is empty, though there were jobs in it: restore it from a backup, or remove it to "
             "begin anew"
         )
+    if 0 < found.st_size < _SMALLEST and os.path.isfile(real):
+        raise UsageError(
+            f"the journal {path}: it is damaged, or no SQLite file ({found.st_size} bytes): restore it from a backup, "
+            "or name another with --journal"
+        )
     if found.st_nlink > 1 and os.path.isfile(real):
         raise UsageError(
             f"the journal {path} has {found.st_nlink} names (hard links), and what is written under one is not found "
@@ -130,9 +132,5 @@ def _open(connection: sqlite3.Connection, path: str) -> Opened:
     connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
     meta: dict[str, int] = dict(connection.execute("SELECT name, value FROM meta"))
     connection.execute("COMMIT")
-    try:
-        latest = connection.execute(_LATEST).fetchone()[0]
-    except sqlite3.DatabaseError:
-        latest = 0.0  # damage is met where it matters
-    skew = meta.get("skew", 0) / 1000
-    return Opened(meta["ventilator"], meta["epoch"], meta["pending"], meta["pending_bytes"], skew, latest)
+    skew, time = meta.get("skew", 0) / 1000, meta["time"] / 1000
+    return Opened(meta["ventilator"], meta["epoch"], meta["pending"], meta["pending_bytes"], skew, time)

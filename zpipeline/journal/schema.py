@@ -2,8 +2,8 @@
 
     meta     what is one for the whole journal: its ventilator number, how often it was opened, how many jobs
              are unsettled and how many bytes their bodies have, and so on (stored, not counted, so that opening is
-             quick). `skew`, once there is any: how far the system's clock is ahead of the times in these tables, in
-             milliseconds
+             quick). `time`: when it was last written, in milliseconds since the epoch, as all times here go. `skew`,
+             once there is any: how far the system's clock is ahead of that, in milliseconds
     jobs     unsettled jobs. `due` is when a job that waits for another attempt may go out; NULL for the others
     settled  what became of settled jobs, for as long as it can be asked for. `returned` is 1 for a job that is done and
              has returned something, NULL for the others
@@ -83,7 +83,7 @@ TABLES = (
 ADDED = (
     "CREATE TABLE IF NOT EXISTS late (sequence INTEGER PRIMARY KEY, settled_at REAL NOT NULL)",
     "CREATE INDEX IF NOT EXISTS late_in_order ON late (settled_at)",
-    "INSERT OR IGNORE INTO meta VALUES ('probes', 0)",
+    "INSERT OR IGNORE INTO meta VALUES ('probes', 0), ('time', 0)",
 )
 
 

@@ -63,6 +63,7 @@ class Tables:
         self._forgetting = Forgetting(connection, limits, self._counts)
         self._new: list[Entry] = []  # accepted in this transaction, not inserted yet
         self._changes = connection.total_changes
+        self._at = 0.0
 
     # Transactions
 
@@ -79,12 +80,13 @@ class Tables:
     def finish(self) -> None:
         """Write what is left of the transaction, but for its end: `commit` or `rollback` must follow."""
         self.insert_new()
-        self._counts.store()
+        self._counts.store(self._at, self._connection.total_changes != self._changes)
 
     def commit(self) -> None:
         """Everything since `begin` is there to stay, and on the disk, if the connection is one that waits for that."""
         self._connection.execute("COMMIT")
         self._counts.committed()
+        self._forgetting.committed()
         changes, self._changes = self._connection.total_changes - self._changes, self._connection.total_changes
         self._pages += _PAGES_OF_TRANSACTION + changes // _ROWS_OF_PAGE
 
@@ -201,7 +203,8 @@ class Tables:
             [(each.sequence, each.attempts, each.accepted_at, each.settled_at, each.error) for each in dead],
             sum([each.size for each in dead]),
         )
-        self._bury([letter for letter in facts.dead if letter.summary in dead])
+        buried = {each.sequence for each in dead}
+        self._bury([letter for letter in facts.dead if letter.summary.sequence in buried])
         self._counts.add(dead=len(dead))
         # last: of one that is among those above, too, its owner knows already
         elsewhere = self._settle_elsewhere(dict(facts.elsewhere))
@@ -253,8 +256,8 @@ class Tables:
         gone = self._connection.executemany("DELETE FROM jobs WHERE sequence BETWEEN ? AND ?", _runs(numbers)).rowcount
         if gone != len(rows):
             raise _AreSettled
+        self._forgetting.settles(numbers, rows)
         self._insert(f"INSERT OR REPLACE INTO settled ({_SETTLED}) VALUES", rows)
-        self._forgetting.settled(numbers, rows)
         self._counts.add(pending=-len(rows), pending_bytes=-size, settled=len(rows))
         if self._counts["keys"]:
             keep = self._limits.keep
@@ -363,7 +366,8 @@ class Tables:
     # What is old goes
 
     def tidy(self, at: float) -> None:
-        """Forget some of what has been kept for long enough."""
+        """Forget some of what has been kept for long enough; it is that time, which is kept with the transaction."""
+        self._at = at
         self._forgetting.tidy(at)
 
     # Rows and counts

@@ -267,10 +267,13 @@ class Writer:
         if self._identity.log_size > LONG_LOG:
             self.ask(Tables.shorten_log, Kind.LONG, 0).addErrback(lambda failure: failure.trap(JournalError))
 
-    def _begin(self) -> None:
+    def _cancel_next(self) -> None:
         if self._next is not None and self._next.active():
             self._next.cancel()
         self._next = None
+
+    def _begin(self) -> None:
+        self._cancel_next()
         asked, self._asked = self._asked, []
         facts, self._facts = self._facts, Facts()
         batch = self._batch = _Batch(asked, facts)
@@ -346,13 +349,15 @@ class Writer:
         if batch.is_doubtful:
             if not self._doubtful:
                 self._doubtful_since = time.monotonic()
-            self._doubtful += [each for each in asked if each.refusal is not None]
-            asked = [each for each in asked if each.refusal is None]
-        if self._doubtful and (self._closing is not None or time.monotonic() > self._doubtful_since + MOST_DOUBT):
+            self._doubtful += [each for each in batch.asked if each.refusal is not None]
+            asked = [each for each in asked if each not in self._doubtful]
+        for_good = self._is_damaged or self._closing is not None
+        if self._doubtful and (for_good or time.monotonic() > self._doubtful_since + MOST_DOUBT):
             for each in self._doubtful:
                 each.refusal = JournalError(f"{why}; it is not known whether this was accepted")
             self._end_doubt()
-        if self._closing is None and not self._is_damaged:
+        if not for_good:
+            self._cancel_next()
             self._next_is_lazy = True
             self._next = self._reactor.callLater(RETRY_SECONDS, self._begin)
         _answer(asked)
@@ -368,7 +373,7 @@ class Writer:
         if asked.kind is Kind.QUESTION:
             try:
                 asked.result = asked.request(self._tables)
-            except sqlite3.Error:
+            except Exception:
                 return
             asked.refusal = None
 
@@ -378,8 +383,7 @@ class Writer:
             self._was_last = True
             self._begin()
             return
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+        self._cancel_next()
         self._end_doubt()
         self._work.put(None)
 
@@ -433,7 +437,9 @@ class Writer:
                 tables.probe()
             tables.finish()
         except _NoAnswer as error:
-            tables.rollback()
+            worse = self._undo(error.why)
+            if worse is not error.why:
+                return worse
             batch.apart = [(each, JournalError(self._why(error.why))) for each in asked if each.kind is Kind.QUESTION]
             return self._prepare([each for each in asked if each.kind is not Kind.QUESTION], batch, wait=wait)
         except Exception as error:  # also a defect of ours: whoever asked has to be answered nevertheless
@@ -500,7 +506,11 @@ class Writer:
             work = self._work.get()
             if work is None:
                 break
-            work()
+            try:
+                work()
+            except Exception as error:  # a defect of ours: the batch has failed by it
+                assert self._batch is not None
+                self._batch.error = error
             self._reactor.callFromThread(self._ended)
         self._tables.close()
         self._identity.close()
