@@ -1,6 +1,7 @@
 # make run   installs zpipeline into .venv and runs the whole pipeline on its defaults
 # make test  installs what the tests need and runs them all
-# make faults TIMES=20 runs the fault tests that often, with a log each in fault-runs; called again, it goes on
+# make faults TIMES=20 runs the fault tests that often (JOBS=2: two runs at a time), with a log each in fault-runs;
+#            called again, it goes on
 # make bench measures how fast it is, in some five minutes, and writes the tables of docs/performance.rst
 # make beside COMMIT=... measures this tree and a commit in turns, and says where this one is slower
 # Set-up is done once, and again when setup.py or pyproject.toml change.
@@ -9,6 +10,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 TIMES = 1
+JOBS = 1
 
 # The modules without I/O, whose branches the tests cover without a gap.
 PURE := zpipeline/protocol/*,zpipeline/window.py,zpipeline/entry.py,zpipeline/dispatch.py,zpipeline/suspects.py
@@ -29,7 +31,7 @@ test: $(VENV)/installed-test
 	$(BIN)/trial --jobs=2 tests
 
 faults: $(VENV)/installed-test
-	$(BIN)/python -m tests.faults.again --times $(TIMES)
+	$(BIN)/python -m tests.faults.again --times $(TIMES) --jobs $(JOBS)
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
