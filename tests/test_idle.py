@@ -56,3 +56,21 @@ class IdleTests(SynchronousTestCase):
         self.idle.seen(connection)
         self.clock.pump([60, 59, 1])
         self.assertEqual(connection.ended, 2)
+
+    def test_there_is_one_timer_however_often_connections_that_must_not_end_are_looked_at(self) -> None:
+        connections = [Connection(self.idle, again=True) for _ in range(20)]
+        for connection in connections:
+            self.idle.seen(connection)
+            self.clock.advance(1)
+        for _ in range(600):
+            self.clock.advance(1)
+            self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.assertEqual({connection.ended for connection in connections}, {10})
+
+    def test_one_that_is_forgotten_while_others_are_ended_leaves_no_timer(self) -> None:
+        first, second = Connection(self.idle), Connection(self.idle)
+        self.idle.seen(first)
+        self.idle.seen(second)
+        first.timeoutConnection = lambda: self.idle.forget(second)  # type: ignore[method-assign]
+        self.clock.advance(60)
+        self.assertEqual((self.clock.getDelayedCalls(), second.ended), ([], 0))

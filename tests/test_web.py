@@ -26,7 +26,7 @@ from zope.interface import implementer
 from zpipeline.errors import Draining, Full, Refused, TooLarge
 from zpipeline.job import JobStatus, make_id
 from zpipeline.stats import Measures
-from zpipeline.web import app, channel, make_site, site
+from zpipeline.web import batch, channel, make_site, site
 
 NDJSON = "content-type: application/x-ndjson"
 
@@ -469,10 +469,11 @@ class BatchTests(WebTestCase):
         self.assertEqual(self.pipeline.bodies, [b"[1]", b"2"])
 
     async def test_a_batch_may_hold_so_many_jobs_and_no_more(self) -> None:
-        self.patch(app, "MAX_JOBS", 3)
+        self.patch(batch, "MAX_LINES", 3)
         self.assertEqual((await self.batch(b"1\n2\n3")).status, 202)
         self.pipeline.jobs.clear()
-        await self.assert_refused(b"1\n2\n3\n4", 413, "the batch is over 3 jobs")
+        await self.assert_refused(b"1\n2\n3\n4", 413, "the batch is over 3 lines")
+        await self.assert_refused(b"\n\n\n1", 413, "the batch is over 3 lines")
 
     async def test_a_batch_needs_its_content_type(self) -> None:
         self.assert_problem(await self.post("/batch", b"1"), 415, "application/x-ndjson")
@@ -532,6 +533,21 @@ class TurnTests(WebTestCase):
         answer = await self.post("/batch", b"1\n" * 500_000, NDJSON)
         self.assertEqual((answer.status, len(self.pipeline.jobs)), (202, 500_000))
         self.assertGreaterEqual(self.turns, 10)
+
+    async def test_blank_lines_take_their_turns_and_no_more_of_them_than_others(self) -> None:
+        answer = await self.post("/batch", b"\n" * 400_000 + b"1", NDJSON)
+        self.assertEqual((answer.status, len(self.pipeline.jobs)), (202, 1))
+        self.assertGreaterEqual(self.turns, 4)
+        self.assert_problem(await self.post("/batch", b"\n" * (64 * self.max_body), NDJSON), 413, "lines")
+
+    async def test_batches_share_their_turns(self) -> None:
+        connections = [await self.connect() for _ in range(10)]
+        for connection in connections:
+            connection.post("/batch", b"1\n" * 100_000, NDJSON)
+        for connection in connections:
+            self.assertEqual((await connection.answer()).status, 202)
+        # each look at the clock takes a millisecond here, and all of them have five of a turn
+        self.assertGreaterEqual(self.turns, 10 * 200_000 // batch._AT_ONCE // 6)
 
     async def test_a_batch_whose_client_goes_in_the_middle_is_not_pushed(self) -> None:
         connection = await self.connect()

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from attrs import asdict
 from klein import Klein
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import MethodNotAllowed
@@ -19,7 +18,7 @@ from zpipeline.errors import JobDead, NotSettled, ResultGone
 from zpipeline.job import DeadLetter, DeadLetterSummary, JobStatus, parse_id
 from zpipeline.metrics import Exposition, PipelineCollector
 from zpipeline.web import observe, page
-from zpipeline.web.batch import MAX_JOBS, job_of
+from zpipeline.web.batch import jobs_of
 from zpipeline.web.idempotency import HEADER, key_of, refuse_key
 from zpipeline.web.observe import Events, stats_of, workers_of
 from zpipeline.web.openapi import description
@@ -28,14 +27,9 @@ from zpipeline.web.prefer import wait_of
 from zpipeline.web.problems import Problem, nothing_here, problem_of, too_large, unknown_job
 from zpipeline.web.query import parameters, whole
 from zpipeline.web.request import Request, unexpected
+from zpipeline.web.turns import Turns
 
 NDJSON = b"application/x-ndjson"
-
-#: For how many seconds the lines of a batch are read before everyone else has a turn.
-TURN = 0.005
-
-#: So many bytes of lines are read between two looks at the clock, about.
-AT_ONCE = 1 << 14
 
 #: Dead letters on one page: unless asked otherwise, and at most.
 PAGE = 100
@@ -97,7 +91,7 @@ class App:
     def __init__(self, pipeline: Pipeline, *, max_body: int, reactor: Any) -> None:
         self._pipeline = pipeline
         self._max_body = max_body
-        self._reactor = reactor
+        self._turns = Turns(reactor)
         self._events = Events(pipeline)
         self._exposition = Exposition(PipelineCollector(pipeline))
 
@@ -138,20 +132,7 @@ class App:
         content_type, _, _ = b", ".join(request.values(b"content-type")).partition(b";")
         if content_type.strip().lower() != NDJSON:
             raise Problem(415, f"the content-type of a batch is {NDJSON.decode()}")
-        bodies: list[bytes] = []
-        read = 0
-        turn_ends = self._reactor.seconds() + TURN
-        while lines := request.content.readlines(AT_ONCE):
-            found = [job_of(number, line, self._max_body) for number, line in enumerate(lines, read + 1)]
-            read += len(lines)
-            bodies += [body for body in found if body is not None]
-            if len(bodies) > MAX_JOBS:
-                raise Problem(413, f"the batch is over {MAX_JOBS} jobs")
-            if self._reactor.seconds() > turn_ends:
-                await deferLater(self._reactor, 0)
-                turn_ends = self._reactor.seconds() + TURN
-        if not bodies:
-            raise Problem(400, "the batch is empty")
+        bodies = await jobs_of(request.content, self._max_body, self._turns)
         ids = await self._pipeline.push_many(bodies, request.job_headers())
         return request.answer_bytes(202, b'{"ids": ["%b"]}' % '", "'.join(ids).encode("ascii"))
 

@@ -8,13 +8,44 @@ UTF-8, and a job's body as it stands. NaN and Infinity are no JSON, whatever Pyt
 from __future__ import annotations
 
 import json
+from io import BytesIO
 
 import orjson
 
 from zpipeline.web.problems import Problem, too_large
+from zpipeline.web.turns import Turns
 
-#: Bounds the memory that one request can ask for: lines can be as short as one digit.
-MAX_JOBS = 1_000_000
+#: Lines of a batch, blank ones included. It bounds the memory and the time that one request can ask for: a line can be
+#: as short as one digit, and a blank one shorter still.
+MAX_LINES = 1_000_000
+
+#: So many bytes of lines are read between two looks at the clock, about.
+_AT_ONCE = 1 << 14
+
+
+async def jobs_of(body: BytesIO, max_body: int, turns: Turns) -> list[bytes]:
+    """The bodies of all jobs of a batch.
+
+    :param max_body: of one job, in bytes.
+    :param turns: is waited for, so that others have their turn as well.
+    :raises Problem: 400 when a line is not JSON, or there is none; 413 when one is too long, or they are too many.
+    """
+    bodies: list[bytes] = []
+    read = 0
+    while True:
+        if turns.is_over:
+            await turns.wait()
+        lines = body.readlines(_AT_ONCE)
+        if not lines:
+            break
+        if read + len(lines) > MAX_LINES:
+            raise Problem(413, f"the batch is over {MAX_LINES} lines")
+        found = [job_of(number, line, max_body) for number, line in enumerate(lines, read + 1)]
+        read += len(lines)
+        bodies += [body for body in found if body is not None]
+    if not bodies:
+        raise Problem(400, "the batch is empty")
+    return bodies
 
 
 def job_of(number: int, line: bytes, max_body: int) -> bytes | None:
@@ -25,6 +56,8 @@ def job_of(number: int, line: bytes, max_body: int) -> bytes | None:
     :param max_body: of one job, in bytes.
     :raises Problem: 400 when the line is not JSON, 413 when it is too long.
     """
+    if line == b"\n":
+        return None
     body = line.removesuffix(b"\n").removesuffix(b"\r")
     is_long = len(body) > max_body
     if not is_long:

@@ -26,12 +26,13 @@ class Idle:
         self._seconds = seconds
         self._seen: OrderedDict[Connection, float] = OrderedDict()  # the longest idle is the first
         self._next: IDelayedCall | None = None
+        self._is_looking = False
 
     def seen(self, connection: Connection) -> None:
         """Something has come just now."""
         self._seen[connection] = self._reactor.seconds()
         self._seen.move_to_end(connection)
-        if self._next is None:
+        if self._next is None and not self._is_looking:
             self._next = self._reactor.callLater(self._seconds, self._look)
 
     def forget(self, connection: Connection) -> None:
@@ -43,11 +44,14 @@ class Idle:
 
     def _look(self) -> None:
         self._next = None
+        self._is_looking = True  # who is seen meanwhile starts no timer of its own
         now = self._reactor.seconds()
         while self._seen:
             connection, since = next(iter(self._seen.items()))
-            if now < since + self._seconds:
-                self._next = self._reactor.callLater(since + self._seconds - now, self._look)
+            left = since + self._seconds - now
+            if left > 0:
+                self._next = self._reactor.callLater(left, self._look)
                 break
             del self._seen[connection]
             connection.timeoutConnection()
+        self._is_looking = False

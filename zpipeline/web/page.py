@@ -68,12 +68,14 @@ class File:
         return 200, self.zipped if zips else self.content, headers
 
 
-@cache
 def find(name: str) -> File | None:
     """The file of this name; None when the page has none such."""
     path = _paths().get(name)
-    if path is None:
-        return None
+    return None if path is None else _read(path)
+
+
+@cache
+def _read(path: Path) -> File:
     content = path.read_bytes()
     tag = sha256(content).hexdigest()[:16].encode("ascii")
     return File(content, gzip.compress(content, 6, mtime=0), _TYPES[path.suffix], tag)
