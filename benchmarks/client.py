@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 def post(path: str, body: bytes, content_type: str = "application/octet-stream") -> bytes:
     """A request, as it is sent."""
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    headers = f"Host: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+    return f"POST {path} HTTP/1.1\r\n{headers}\r\n".encode() + body
 
 
 class Connection:

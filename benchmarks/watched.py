@@ -106,7 +106,7 @@ async def _watch(port: int, begun: Event) -> None:
 async def _read(port: int, first: asyncio.Event) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(b"GET /events HTTP/1.1\r\nHost: bench\r\n\r\n")
+        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while await reader.read(1 << 16):
             first.set()
         raise ConnectionError("the web side has ended its events")
@@ -117,7 +117,7 @@ async def _read(port: int, first: asyncio.Event) -> None:
 async def _scrape(port: int, first: asyncio.Event) -> None:
     while True:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         metrics = await reader.read()
         writer.close()
         if b"zpipeline_jobs_accepted_total" not in metrics:

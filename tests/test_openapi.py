@@ -77,7 +77,7 @@ class DocumentTests(SynchronousTestCase):
     def test_what_any_request_may_get_is_said_of_every_operation(self) -> None:
         for path, method, operation in operations():
             self.assertLessEqual(
-                {"400", "413", "431", "500", "501", "505"}, operation["responses"].keys(), path + method
+                {"400", "403", "413", "421", "431", "500", "501", "505"}, operation["responses"].keys(), path + method
             )
 
     def test_http_rst_names_every_path(self) -> None:
@@ -193,8 +193,9 @@ class ServerTests(SynchronousTestCase):
         client.ask("retryDeadLetter", job_id=dead[0])
         client.ask("retryDeadLetter", job_id=32 * "0")
         client.ask("retryDeadLetters", "?error=told")
-        for operation in ("retryDeadLetter", "retryDeadLetters", "dropDeadLetter"):
-            client.ask(operation, job_id=dead[1], headers={"Sec-Fetch-Site": "cross-site"})
+        for _, _, operation in operations():
+            for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Host": "evil.example"}):
+                client.ask(operation["operationId"], job_id=dead[1], name="icon.svg", headers=headers)
         client.ask("dropDeadLetter", job_id=dead[1])
         client.ask("result", job_id=dead[1], headers={"Prefer": "wait=60"})
         client.ask("dropDeadLetter", job_id=dead[1])

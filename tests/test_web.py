@@ -141,7 +141,8 @@ class Connection(Protocol):
         await waiting
 
     def send(self, start: str, *headers: str, body: bytes = b"") -> None:
-        lines = [f"{start} HTTP/1.1", "host: localhost", *headers]
+        host = [] if any(header.lower().startswith("host:") for header in headers) else ["host: localhost"]
+        lines = [f"{start} HTTP/1.1", *host, *headers]
         self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
     def post(self, path: str, body: bytes, *headers: str) -> None:
@@ -198,6 +199,7 @@ class WebTestCase(TestCase):
     timeout = 15
     max_body = 1 << 20
     access_log = False
+    hosts: tuple[str, ...] = ()
 
     make_pipeline: Callable[[], Any] = MemoryPipeline
 
@@ -208,7 +210,9 @@ class WebTestCase(TestCase):
     def serve(self, clock: Any) -> None:
         """Serve the pipeline, on this clock."""
         self.channels: dict[Any, Deferred[None]] = {}
-        web = make_site(self.pipeline, max_body=self.max_body, access_log=self.access_log, reactor=clock)
+        web = make_site(
+            self.pipeline, max_body=self.max_body, access_log=self.access_log, hosts=self.hosts, reactor=clock
+        )
         build = web.buildProtocol
 
         def watched(address: Any) -> Any:
@@ -652,12 +656,6 @@ class ProblemTests(WebTestCase):
             self.assertEqual((await connection.answer(body=False)).status, 404)
         connection.send("GET /health/live")
         self.assertEqual((await connection.answer()).status, 200)
-
-    async def test_any_host_is_answered(self) -> None:
-        for host in ("\xff\xfe", "a..b", "x" * 300 + ".example", "[::1", "a b", ":", ""):
-            connection = await self.connect()
-            connection.transport.write(f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode("latin-1"))
-            self.assertEqual((await connection.answer()).status, 202)
 
     async def test_a_full_pipeline_says_when_to_try_again(self) -> None:
         self.pipeline.error = Full("1000 jobs are not settled", retry_after=3)

@@ -57,7 +57,7 @@ class StrictTests(SynchronousTestCase):
             self.assertIn(b"\r\nConnection: close\r\n", answers)
 
     def assert_head_refused(self, *lines: bytes, body: bytes = b"abc", status: int = 400) -> None:
-        self.assert_refused(b"\r\n".join([b"POST / HTTP/1.1", b"host: x", *lines, b"", body]), status)
+        self.assert_refused(b"\r\n".join([b"POST / HTTP/1.1", b"host: localhost", *lines, b"", body]), status)
 
     def test_lengths_that_contradict_each_other(self) -> None:
         self.assert_head_refused(b"content-length: 3", b"content-length: 4")
@@ -118,16 +118,16 @@ class StrictTests(SynchronousTestCase):
             b"GET / HTTP/1.2",
             b"G\x00T / HTTP/1.1",
         ):
-            self.assert_refused(line + b"\r\nhost: x\r\n\r\n")
-        self.assert_refused(b"GET /?\xff HTTP/1.1\r\nhost: x\r\n\r\n")
+            self.assert_refused(line + b"\r\nhost: localhost\r\n\r\n")
+        self.assert_refused(b"GET /?\xff HTTP/1.1\r\nhost: localhost\r\n\r\n")
 
     def test_other_versions(self) -> None:
         for version in (b"2.0", b"0.9"):
-            self.assert_refused(b"GET / HTTP/" + version + b"\r\nhost: x\r\n\r\n", 505)
+            self.assert_refused(b"GET / HTTP/" + version + b"\r\nhost: localhost\r\n\r\n", 505)
 
     def test_methods_that_nobody_knows(self) -> None:
         for method in (b"get", b"FROBNICATE", b"PRI"):
-            self.assert_refused(method + b" / HTTP/1.1\r\nhost: x\r\n\r\n")
+            self.assert_refused(method + b" / HTTP/1.1\r\nhost: localhost\r\n\r\n")
 
 
 class BoundTests(SynchronousTestCase):

@@ -215,35 +215,6 @@ class LetterTests(DeadTestCase):
         for path in ("/dead/", "/dead/a/b", "/dead//retry", "/dead/a/retry/", "/dead/retry/", "/dead/a/"):
             self.assert_problem(await self.ask(f"POST {path}"), 404, "there is nothing at this path")
 
-    async def test_pages_of_other_sites_change_nothing(self) -> None:
-        self.put_three()
-        starts = (f"DELETE /dead/{make_id(7, 1)}", f"POST /dead/{make_id(7, 1)}/retry", "POST /dead/retry")
-        for headers in (
-            ("Sec-Fetch-Site: cross-site",),
-            ("Sec-Fetch-Site: same-site", "Host: here", "Origin: http://here"),
-            ("Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"),
-            ("Host: here:4567", "Origin: http://there:4567"),
-            ("Host: here:4567", "Origin: http://here"),
-            ("Host: here", "Origin: null"),
-            ("Origin: http://here",),
-        ):
-            for start in starts:
-                self.assert_problem(await self.ask(start, *headers), 403, "a page of another site sent this")
-        self.assertEqual((len(self.pipeline.letters), self.pipeline.retried, self.pipeline.selections), (3, [], []))
-
-    async def test_pages_of_this_one_and_other_programs_do(self) -> None:
-        for number, headers in enumerate(
-            [
-                ("Sec-Fetch-Site: same-origin", "Host: proxied", "Origin: https://here"),
-                ("Sec-Fetch-Site: none",),
-                ("Host: here:4567", "Origin: http://HERE:4567"),
-                ("Host: here",),
-            ],
-            1,
-        ):
-            self.put(letter(number))
-            self.assertEqual((await self.ask(f"POST /dead/{make_id(7, number)}/retry", *headers)).status, 202)
-
     async def test_wrong_methods_are_told_the_right_ones(self) -> None:
         for start, allowed in [
             ("POST /dead/a", "DELETE, GET, HEAD"),

@@ -64,7 +64,7 @@ class Load:
             if writer is None:
                 reader, writer = await self._connect()
             try:
-                writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
                 status, answer, is_last = await _answer(reader)
             except (OSError, asyncio.IncompleteReadError):
                 self.broken += 1
@@ -150,7 +150,7 @@ def dead_letters(port: int) -> dict[str, dict[str, Any]]:
 def request(port: int, method: str, path: str, body: bytes = b"", headers: str = "", *, seconds: float = 30) -> Answer:
     """One request: status, headers (names in lower case) and body of the answer."""
     length = f"Content-Length: {len(body)}\r\n" if body else ""
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{length}{headers}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{length}{headers}\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         connection.sendall(head.encode() + body)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))

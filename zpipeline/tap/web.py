@@ -30,6 +30,7 @@ from zpipeline.tap.options import LOG_JSON, UNTIL_EOF, address, one_of, seconds,
 from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.web import make_site
+from zpipeline.web.origins import hosts_of, is_host
 from zpipeline.window import MAX_WINDOW
 
 DEFAULT_LISTEN = "tcp:4567:interface=127.0.0.1"
@@ -112,6 +113,10 @@ class WebOptions(CommonOptions):
         LOG_JSON,
     ]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self["hosts"] = []
+
     def postOptions(self) -> None:
         """A journal that is named is one that is used."""
         super().postOptions()
@@ -121,6 +126,12 @@ class WebOptions(CommonOptions):
         for flag in ("no-journal", "plain"):
             if self.get(flag):
                 raise UsageError(f"--journal and --{flag} contradict each other: leave one out")
+
+    def opt_host(self, host: str) -> None:
+        """A name of this server, for which others than addresses and localhost get 421; may be given many times."""
+        if not is_host(host):
+            raise UsageError(f"--host {host!r} is not the name of a host, such as jobs.example.org")
+        self["hosts"].append(host)
 
 
 class Options(WebOptions):
@@ -167,7 +178,11 @@ def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], pl
             plain=plain,
         )
         site = make_site(
-            pipeline, max_body=options["max-body"], access_log=bool(options["access-log"]), reactor=reactor
+            pipeline,
+            max_body=options["max-body"],
+            access_log=bool(options["access-log"]),
+            hosts=[*options["hosts"], *hosts_of(options["listen"])],
+            reactor=reactor,
         )
         site.noisy = False
         listener = Listener(reactor, options["listen"], site)

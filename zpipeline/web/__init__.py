@@ -7,6 +7,8 @@
     routes.py        how a request gets to its route
     batch.py         the lines of a batch
     idempotency.py   the key of a request that may be sent twice
+    origins.py       which requests are for us: by the host that they name, and the page that sent them
+    turns.py         turns of the reactor, for what takes long
     observe.py       what is seen of the pipeline: as JSON, and as events
     prefer.py        for how long a request waits for what comes of its job
     query.py         the parameters of a query string

@@ -41,7 +41,18 @@ BATCH_BODIES = 64
 _PUSHING = (b"/", BATCH_PATH)
 
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
-_DECIDE = frozenset((b"content-length", b"transfer-encoding", b"connection", b"expect", b"prefer"))
+_DECIDE = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+        b"expect",
+        b"prefer",
+        b"origin",
+        b"sec-fetch-site",
+    )
+)
 
 
 class Request(server.Request):
@@ -53,6 +64,8 @@ class Request(server.Request):
     :ivar limit: of the body, in bytes.
     :ivar size: of what of the body has come, in bytes.
     :ivar query: the query string, as it was sent (bytes).
+    :ivar named_host: what the client takes this server for, in lower case; None when it has not said.
+    :ivar is_of_page: whether a browser has sent this for a page, of whatever site.
     :ivar prefer: what the client prefers (`zpipeline.web.prefer`); empty when it has not said.
     :ivar refusal: the answer, whatever was asked for.
     :ivar keeps_connection: whether another request may follow on the connection.
@@ -69,6 +82,8 @@ class Request(server.Request):
     limit = 0
     size = 0
     query = b""
+    named_host: bytes | None = None
+    is_of_page = False
     prefer = b""
     refusal: Problem | None = None
     keeps_connection = False
@@ -135,7 +150,9 @@ class Request(server.Request):
             self._decide(name, value.lower())
 
     def _decide(self, name: bytes, value: bytes) -> None:
-        if name == b"content-length":
+        if name == b"host":
+            self.named_host = value if self.named_host is None else b"%b, %b" % (self.named_host, value)
+        elif name == b"content-length":
             self.length = int(value)  # the parser has seen to its being a number
             if self.length:
                 self.framing = b"Content-Length: %d" % self.length
@@ -145,8 +162,10 @@ class Request(server.Request):
             self._closes |= b"close" in [option.strip() for option in value.split(b",")]
         elif name == b"prefer":
             self.prefer = b"%b,%b" % (self.prefer, value) if self.prefer else value
-        else:
+        elif name == b"expect":
             self.wants_continue = value == b"100-continue"
+        else:
+            self.is_of_page = True
 
     def head_received(self, method: bytes, version: str) -> Problem | None:
         """The headers are here and the body is not: why it should not even come, if it should not."""
@@ -197,7 +216,12 @@ class Request(server.Request):
         cannot decode never gets there.
         """
         path = self.path
-        if path != b"/" and (not path.startswith(b"/") or path.startswith(b"//") or b"%" in path or not path.isascii()):
+        refusal = self.site.origins.refusal(self)
+        if refusal is not None:
+            self.end(self.answer_problem(refusal))
+        elif path != b"/" and (
+            not path.startswith(b"/") or path.startswith(b"//") or b"%" in path or not path.isascii()
+        ):
             self.end(self.answer_problem(nothing_here()))
         else:
             self.site.resource.render(self)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.logger import Logger
@@ -15,6 +16,7 @@ from zpipeline.steady import steady
 from zpipeline.web.app import App, Pipeline
 from zpipeline.web.channel import Channel
 from zpipeline.web.idle import Idle
+from zpipeline.web.origins import Origins
 from zpipeline.web.routes import Routes
 
 #: For how long nothing may come on a connection that is kept.
@@ -28,17 +30,21 @@ class Site(server.Site):
 
     :ivar pipeline: whose interface this is.
     :ivar max_body: of one job, in bytes.
+    :ivar origins: whose requests are answered.
     :ivar idle: its connections that wait for something to come.
     """
 
     protocol = Channel  # type: ignore[assignment]
 
-    def __init__(self, pipeline: Pipeline, *, max_body: int, access_log: bool, reactor: Any) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, max_body: int, access_log: bool, hosts: Iterable[str], reactor: Any
+    ) -> None:
         reactor = steady(reactor)
         app = App(pipeline, max_body=max_body, reactor=reactor)
         super().__init__(Routes(app.app, app.failed), reactor=reactor)
         self.pipeline = pipeline
         self.max_body = max_body
+        self.origins = Origins(hosts)
         self.idle = Idle(reactor, IDLE_SECONDS)
         self._access_log = access_log
 
@@ -52,11 +58,15 @@ class Site(server.Site):
         return [b"http/1.1"]
 
 
-def make_site(pipeline: Pipeline, *, max_body: int = 1 << 20, access_log: bool = False, reactor: Any) -> Site:
+def make_site(
+    pipeline: Pipeline, *, max_body: int = 1 << 20, access_log: bool = False, hosts: Iterable[str] = (), reactor: Any
+) -> Site:
     """The HTTP interface of a pipeline, to be given to a server endpoint's `listen`.
 
     :param max_body: how large one job may be, in bytes; a batch as a whole may be 64 times that.
     :param access_log: whether every request is logged, in the combined log format.
+    :param hosts: names that lead here. Loopback names and IP addresses do anyway; requests that name another host get
+        421, as a page of any site can have a name of its own lead here.
     :param reactor: IReactorTime.
     """
-    return Site(pipeline, max_body=max_body, access_log=access_log, reactor=reactor)
+    return Site(pipeline, max_body=max_body, access_log=access_log, hosts=hosts, reactor=reactor)
