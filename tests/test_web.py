@@ -360,8 +360,9 @@ class JobHeadersTests(WebTestCase):
         self.assertEqual(await self.headers_of("POST /?a"), {"zpipe-method": "POST", "zpipe-path": "/"})
 
     async def test_content_type_and_headers_of_ones_own_are_kept(self) -> None:
-        sent = ("Content-Type: text/plain; charset=utf-8", "X-One: 1", "ZPIPE-Two: 2")
+        sent = ("Content-Type: text/plain; charset=utf-8", "Content-Encoding: gzip", "X-One: 1", "ZPIPE-Two: 2")
         kept = await self.headers_of("POST /", *sent)
+        self.assertEqual(kept["content-encoding"], "gzip")
         self.assertEqual(kept["content-type"], "text/plain; charset=utf-8")
         self.assertEqual((kept["x-one"], kept["zpipe-two"]), ("1", "2"))
 
@@ -487,6 +488,10 @@ class BatchTests(WebTestCase):
     async def test_the_content_type_may_have_parameters(self) -> None:
         answer = await self.post("/batch", b"1", "content-type: Application/X-NDJSON ; charset=utf-8")
         self.assertEqual(answer.status, 202)
+
+    async def test_a_batch_is_not_encoded(self) -> None:
+        self.assert_problem(await self.post("/batch", b"1", NDJSON, "content-encoding: gzip"), 415, "content-encoding")
+        self.assertEqual((await self.post("/batch", b"1", NDJSON, "content-encoding: identity")).status, 202)
 
     async def test_a_batch_that_the_pipeline_refuses_is_refused(self) -> None:
         self.pipeline.error = Full("too many", retry_after=4)

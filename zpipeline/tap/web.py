@@ -31,6 +31,7 @@ from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.web import make_site
 from zpipeline.web.origins import hosts_of, is_host
+from zpipeline.web.site import MAX_INCOMING
 from zpipeline.window import MAX_WINDOW
 
 DEFAULT_LISTEN = "tcp:4567:interface=127.0.0.1"
@@ -69,6 +70,13 @@ class WebOptions(CommonOptions):
             whole("max-pending"),
         ],
         ["max-body", None, MAX_BODY, "How many bytes one job may have; beyond, 413.", whole("max-body", 1, MAX_FRAME)],
+        [
+            "max-incoming",
+            None,
+            MAX_INCOMING,
+            "How many bytes all bodies may have that are being received at one time; beyond, 503.",
+            whole("max-incoming"),
+        ],
         [
             "window",
             None,
@@ -180,6 +188,7 @@ def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], pl
         site = make_site(
             pipeline,
             max_body=options["max-body"],
+            max_incoming=options["max-incoming"],
             access_log=bool(options["access-log"]),
             hosts=[*options["hosts"], *hosts_of(options["listen"])],
             reactor=reactor,

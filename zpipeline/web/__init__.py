@@ -7,6 +7,7 @@
     routes.py        how a request gets to its route
     batch.py         the lines of a batch
     idempotency.py   the key of a request that may be sent twice
+    incoming.py      how many bytes bodies have together
     origins.py       which requests are for us: by the host that they name, and the page that sent them
     turns.py         turns of the reactor, for what takes long
     observe.py       what is seen of the pipeline: as JSON, and as events

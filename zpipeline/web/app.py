@@ -117,6 +117,7 @@ class App:
 
     async def _push_and_wait(self, request: Request, pushed: Deferred[str]) -> bytes:
         seconds = wait_of(request.prefer)
+        request.forget_body()
         job_id = await pushed
         if seconds:
             try:
@@ -131,7 +132,10 @@ class App:
         content_type, _, _ = b", ".join(request.values(b"content-type")).partition(b";")
         if content_type.strip().lower() != NDJSON:
             raise Problem(415, f"the content-type of a batch is {NDJSON.decode()}")
+        if any(coding.lower() != b"identity" for coding in request.values(b"content-encoding")):
+            raise Problem(415, "a batch has no content-encoding: send its lines as they are")
         bodies = await jobs_of(request.content, self._max_body, self._turns)
+        request.forget_body()
         ids = await self._pipeline.push_many(bodies, request.job_headers())
         return request.answer_bytes(202, b'{"ids": ["%b"]}' % '", "'.join(ids).encode("ascii"))
 

@@ -31,7 +31,7 @@ from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
-from zpipeline.web.problems import Problem, too_large
+from zpipeline.web.problems import Problem, too_large, too_much_incoming
 from zpipeline.web.request import Request
 
 if TYPE_CHECKING:
@@ -218,9 +218,12 @@ class Channel(HTTPChannel):
 
     def on_body(self, part: bytes) -> None:
         """Of the request's body."""
-        assert self._coming is not None
-        if not self._coming.add_body(part):
-            raise _Refused(too_large(self._coming.limit, close=True))
+        coming = self._coming
+        assert coming is not None
+        if not coming.add_body(part):
+            raise _Refused(too_large(coming.limit, close=True))
+        if not coming.length and not coming.hold(len(part)):  # in chunks
+            raise _Refused(too_much_incoming(self.site.incoming.most))
 
     def on_message_complete(self) -> None:
         """All of the request is here."""
@@ -261,6 +264,8 @@ class Channel(HTTPChannel):
     def requestDone(self, request: Any) -> None:
         """A request has been answered."""
         self.requests.remove(request)
+        if request.held:
+            request.forget_body()
         self._handlingRequest = False
         if not self.persistent:
             self.loseConnection()
@@ -345,6 +350,8 @@ class Channel(HTTPChannel):
         if self._end_of_lingering is not None and self._end_of_lingering.active():
             self._end_of_lingering.cancel()
         self._is_deaf = True
+        for request in (*self.requests, *self._complete, *([] if self._coming is None else [self._coming])):
+            request.forget_body()
         self._parser = self._coming = None  # it refers to us
         self._complete.clear()
         self._unread.clear()

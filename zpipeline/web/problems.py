@@ -35,6 +35,9 @@ RETRY_AFTER_TROUBLE = 10
 #: Seconds in which some of the idempotency keys will have been kept for long enough.
 RETRY_AFTER_KEYS = 60
 
+#: Seconds in which some of the bodies that are being received will have come.
+RETRY_AFTER_INCOMING = 2
+
 NO_HEADERS: Mapping[bytes, bytes] = {}
 NO_MEMBERS: Mapping[str, object] = {}
 
@@ -79,6 +82,12 @@ class Problem(Exception):
 def too_large(limit: int, what: str = "the body", *, close: bool = False) -> Problem:
     """Something of a request is over its limit, in bytes."""
     return Problem(413, f"{what} is over {limit} bytes", close=close)
+
+
+def too_much_incoming(most: int) -> Problem:
+    """There is no room for a body beside those that are being received."""
+    why = f"bodies of {most} bytes together are being received, and no more may be: try again later"
+    return Problem(503, why, {b"Retry-After": b"%d" % RETRY_AFTER_INCOMING}, close=True)
 
 
 def nothing_here() -> Problem:

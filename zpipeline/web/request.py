@@ -24,7 +24,7 @@ from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
 from zpipeline.errors import TooLarge
-from zpipeline.web.problems import CONTENT_TYPE, NO_HEADERS, Problem, nothing_here, too_large
+from zpipeline.web.problems import CONTENT_TYPE, NO_HEADERS, Problem, nothing_here, too_large, too_much_incoming
 
 if TYPE_CHECKING:
     from zpipeline.web.channel import Channel
@@ -37,8 +37,15 @@ BATCH_PATH = b"/batch"
 #: A batch as a whole may be this many times what one job may be.
 BATCH_BODIES = 64
 
+#: Parts of a body that have fewer bytes are put together, into parts of about so many.
+_SMALL_PART = 4096
+_LARGE_PART = 1 << 16
+
 #: Where jobs are pushed.
 _PUSHING = (b"/", BATCH_PATH)
+
+#: Headers that say what a body is: a job has them too.
+_KEPT = (b"content-type", b"content-encoding")
 
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 _DECIDE = frozenset(
@@ -63,6 +70,7 @@ class Request(server.Request):
     :ivar length: of the body, in bytes, if a header says it; else 0.
     :ivar limit: of the body, in bytes.
     :ivar size: of what of the body has come, in bytes.
+    :ivar held: of the bytes that all bodies may have together, those of this one.
     :ivar query: the query string, as it was sent (bytes).
     :ivar named_host: what the client takes this server for, in lower case; None when it has not said.
     :ivar is_of_page: whether a browser has sent this for a page, of whatever site.
@@ -81,6 +89,7 @@ class Request(server.Request):
     length = 0
     limit = 0
     size = 0
+    held = 0
     query = b""
     named_host: bytes | None = None
     is_of_page = False
@@ -97,7 +106,7 @@ class Request(server.Request):
         self.uri = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self._closes = False
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
         self._outcome: Deferred[bytes] | None = None
 
     # What twisted.web begins with
@@ -175,6 +184,7 @@ class Request(server.Request):
         self.limit = self.site.max_body
         if self.path == BATCH_PATH and method == b"POST":
             self.limit *= BATCH_BODIES
+        self.limit = min(self.limit, self.site.incoming.most)
         if not self.clientproto:
             return Problem(505, f"HTTP/{version} is not spoken here: use HTTP/1.1", close=True)
         is_new = version == "1.1"
@@ -184,20 +194,44 @@ class Request(server.Request):
             return too_large(self.limit, close=True)
         if self.framing.startswith(b"T") and self.framing != b"Transfer-Encoding: chunked":
             return Problem(501, "the only transfer coding that is understood is 'chunked'", close=True)
+        if self.length and not self.hold(self.length):
+            return too_much_incoming(self.site.incoming.most)
         return None
+
+    def hold(self, size: int) -> bool:
+        """So many bytes of a body are to come, or have: whether there is room for them beside all other bodies."""
+        if not self.site.incoming.take(size):
+            return False
+        self.held += size
+        return True
 
     def add_body(self, part: bytes) -> bool:
         """A part of the body: whether it is below its limit still."""
         self.size += len(part)
-        self._parts.append(part)
+        parts = self._parts
+        if not parts or len(part) >= _SMALL_PART:
+            parts.append(part)
+        elif isinstance(parts[-1], bytearray) and len(parts[-1]) < _LARGE_PART:
+            parts[-1] += part  # an object for each of many small ones would take more room than they do
+        else:
+            parts.append(bytearray(part))
         return self.size <= self.limit
 
     @property
     def body(self) -> bytes:
-        """All of it."""
+        """All of it, until `forget_body`."""
+        if not self._parts:
+            return b""
         if len(self._parts) > 1:
             self._parts = [b"".join(self._parts)]
-        return self._parts[0] if self._parts else b""
+        return bytes(self._parts[0])
+
+    def forget_body(self) -> None:
+        """It is not needed any longer: another may take its room."""
+        self._parts.clear()
+        self.__dict__.pop("content", None)
+        self.site.incoming.give_back(self.held)
+        self.held = 0
 
     # It is answered
 
@@ -333,13 +367,13 @@ class Request(server.Request):
     def job_headers(self) -> dict[str, str]:
         """The headers of the job that this request pushes.
 
-        They are the content-type, all that start with x- or zpipe-, and zpipe-method and zpipe-path,
+        They are the content-type and content-encoding, all that start with x- or zpipe-, and zpipe-method and zpipe-path,
         which are the request's own whatever was sent under these names. Values are ISO-8859-1, in
         which every byte is a character, so that a handler can have the bytes back.
         """
         kept: dict[str, str] = {}
         for name, value in self.headers:
-            if name == b"content-type" or name.startswith((b"x-", b"zpipe-")):
+            if name in _KEPT or name.startswith((b"x-", b"zpipe-")):
                 key, text = name.decode("ascii"), value.decode("latin-1")
                 kept[key] = f"{kept[key]}, {text}" if key in kept else text
         kept["zpipe-method"] = self.method.decode("ascii")

@@ -16,8 +16,12 @@ from zpipeline.steady import steady
 from zpipeline.web.app import App, Pipeline
 from zpipeline.web.channel import Channel
 from zpipeline.web.idle import Idle
+from zpipeline.web.incoming import Incoming
 from zpipeline.web.origins import Origins
 from zpipeline.web.routes import Routes
+
+#: How many bytes all bodies may have together that are being received.
+MAX_INCOMING = 512 << 20
 
 #: For how long nothing may come on a connection that is kept.
 IDLE_SECONDS = 60.0
@@ -30,6 +34,7 @@ class Site(server.Site):
 
     :ivar pipeline: whose interface this is.
     :ivar max_body: of one job, in bytes.
+    :ivar incoming: the bodies that are being received, or are not done with.
     :ivar origins: whose requests are answered.
     :ivar idle: its connections that wait for something to come.
     """
@@ -37,13 +42,21 @@ class Site(server.Site):
     protocol = Channel  # type: ignore[assignment]
 
     def __init__(
-        self, pipeline: Pipeline, *, max_body: int, access_log: bool, hosts: Iterable[str], reactor: Any
+        self,
+        pipeline: Pipeline,
+        *,
+        max_body: int,
+        max_incoming: int,
+        access_log: bool,
+        hosts: Iterable[str],
+        reactor: Any,
     ) -> None:
         reactor = steady(reactor)
         app = App(pipeline, max_body=max_body, reactor=reactor)
         super().__init__(Routes(app.app, app.failed), reactor=reactor)
         self.pipeline = pipeline
         self.max_body = max_body
+        self.incoming = Incoming(max_incoming)
         self.origins = Origins(hosts)
         self.idle = Idle(reactor, IDLE_SECONDS)
         self._access_log = access_log
@@ -59,14 +72,28 @@ class Site(server.Site):
 
 
 def make_site(
-    pipeline: Pipeline, *, max_body: int = 1 << 20, access_log: bool = False, hosts: Iterable[str] = (), reactor: Any
+    pipeline: Pipeline,
+    *,
+    max_body: int = 1 << 20,
+    max_incoming: int = MAX_INCOMING,
+    access_log: bool = False,
+    hosts: Iterable[str] = (),
+    reactor: Any,
 ) -> Site:
     """The HTTP interface of a pipeline, to be given to a server endpoint's `listen`.
 
     :param max_body: how large one job may be, in bytes; a batch as a whole may be 64 times that.
+    :param max_incoming: how many bytes all bodies may have together that are being received; beyond, 503.
     :param access_log: whether every request is logged, in the combined log format.
     :param hosts: names that lead here. Loopback names and IP addresses do anyway; requests that name another host get
         421, as a page of any site can have a name of its own lead here.
     :param reactor: IReactorTime.
     """
-    return Site(pipeline, max_body=max_body, access_log=access_log, hosts=hosts, reactor=reactor)
+    return Site(
+        pipeline,
+        max_body=max_body,
+        max_incoming=max_incoming,
+        access_log=access_log,
+        hosts=hosts,
+        reactor=reactor,
+    )
