@@ -367,8 +367,8 @@ class Request(server.Request):
     def job_headers(self) -> dict[str, str]:
         """The headers of the job that this request pushes.
 
-        They are the content-type and content-encoding, all that start with x- or zpipe-, and zpipe-method and zpipe-path,
-        which are the request's own whatever was sent under these names. Values are ISO-8859-1, in
+        They are the content-type and content-encoding, all that start with x- or zpipe-, and zpipe-method and
+        zpipe-path, which are the request's own whatever was sent under these names. Values are ISO-8859-1, in
         which every byte is a character, so that a handler can have the bytes back.
         """
         kept: dict[str, str] = {}
