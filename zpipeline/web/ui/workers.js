@@ -1,10 +1,13 @@
 // A row for each worker.
 
-import { at, keep, make, mark, show } from "./dom.js";
-import { count, iso, moment, NOTHING, percent, rate, short, span, took } from "./format.js";
+import { at, keep, make, mark, show, showName, showPart } from "./dom.js";
+import { count, cutMiddle, iso, moment, NOTHING, percent, rate, short, span, took } from "./format.js";
 import { colour } from "./throughput.js";
 
 const TONES = { connecting: "unknown", ready: "good", leaving: "warn", lost: "bad" };
+
+/** So many characters of an address, a handler's name, a machine's and a version are shown. */
+const NAME = 48;
 
 const FIGURES = [
   ["rate", "Jobs a second", (worker) => rate(worker.rate)],
@@ -24,8 +27,10 @@ export function showWorkers({ stats, workers }) {
 }
 
 function create(worker) {
+  const address = make("span", { class: "code" });
+  showName(address, short(worker.address), NAME);
   const name = make("th", { scope: "row", role: "rowheader" },
-    make("span", { class: "swatch" }), make("span", { class: "code" }, short(worker.address)),
+    make("span", { class: "swatch" }), address,
     make("span", { class: "quiet below", "data-part": "handler" }),
     make("span", { class: "quiet below", "data-part": "process" }));
   const state = make("td", { role: "cell", class: "across", "data-label": "State" },
@@ -47,8 +52,11 @@ function update(row, worker, index, time) {
   mark(row, "data-state", worker.state);
   colour(row.querySelector(".swatch"), index);
   const known = worker.host != null;
-  show(part("handler"), known ? worker.handler : silence(worker));
-  show(part("process"), known ? `${worker.host} · pid ${worker.pid} · ${worker.version} · ${worker.concurrency} at once` : "");
+  showName(part("handler"), known ? worker.handler : silence(worker), NAME);
+  const { host, version } = worker;
+  const process = (most) =>
+    `${cutMiddle(host, most)} · pid ${worker.pid} · ${cutMiddle(version, most)} · ${worker.concurrency} at once`;
+  showPart(part("process"), known ? process(NAME) : "", known ? process(Infinity) : "");
   show(part("state"), worker.state);
   mark(part("state"), "data-tone", TONES[worker.state] ?? "unknown");
   if (worker.since != null) {
