@@ -13,7 +13,7 @@ const FIRST = "dead?limit=20";
 const OFTEN = 2000;
 
 /** So many characters of a handler's name and of an error are shown in the table and in questions. */
-const NAME = 48;
+const NAME = 38;
 const ERROR = 400;
 
 let path = FIRST;

@@ -28,6 +28,9 @@ export function showOverview({ stats, workers }) {
   mark(at("admission"), "data-tone", tone);
 }
 
+/** A figure of more characters than so many is written smaller. */
+const LARGE = 9;
+
 /** Whether jobs are accepted: a word and its tone. */
 export function admission(stats) {
   if (stats.draining) return ["draining", "warn"];
@@ -67,6 +70,7 @@ function figures(stats, workers) {
 function figure(name, value, note, tone = "") {
   const element = document.querySelector(`[data-figure="${name}"]`);
   show(element, value);
+  element.classList.toggle("many", value.length > LARGE);
   mark(element.parentElement, "data-tone", tone);
   show(document.querySelector(`[data-note="${name}"]`), note);
 }

@@ -36,7 +36,7 @@ function create(worker) {
   const state = make("td", { role: "cell", class: "across", "data-label": "State" },
     make("span", { class: "pill", "data-part": "state" }),
     make("span", { class: "quiet below" }, make("time", { "data-part": "since" })),
-    make("span", { class: "below", "data-part": "why" }));
+    make("span", { class: "clamp", "data-part": "why" }));
   return make("tr", { role: "row" }, name, state, ...FIGURES.map(([part, label]) => cell(part, label)));
 }
 
@@ -65,6 +65,7 @@ function update(row, worker, index, time) {
     mark(part("since"), "title", `since ${moment(worker.since)}`);
   }
   show(part("why"), worker.why ?? "");
+  mark(part("why"), "title", worker.why ?? "");
   for (const [name, , text] of FIGURES) if (text) show(part(name), text(worker));
   const [bar, share] = part("share").children;
   colour(bar.firstChild, index);
@@ -76,9 +77,10 @@ function update(row, worker, index, time) {
 const silence = ({ state }) => (state === "ready" ? "says nothing of itself" : "not heard of yet");
 
 const room = ({ in_flight: inFlight, window: size }) =>
-  size == null ? count(inFlight) : `${count(inFlight)} of ${count(size)}`;
+  size == null ? count(inFlight) : `${count(inFlight)} of\u00a0${count(size)}`;
 
 function pair(latency) {
   if (latency?.p50 == null) return NOTHING;
-  return `${took(latency.p50)} / ${took(latency.p99)}`;
+  const whole = (seconds) => took(seconds).replace(" ", "\u00a0"); // a line ends between the two, if it must
+  return `${whole(latency.p50)}\u00a0/ ${whole(latency.p99)}`;
 }
