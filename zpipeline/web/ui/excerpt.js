@@ -6,6 +6,9 @@ import { count } from "./format.js";
 /** So many bytes are shown. */
 const MOST = 20000;
 
+/** Milliseconds after which the browser has surely begun to save a file. */
+const SAVED = 10000;
+
 /**
  * The beginning of a blob.
  * @param {Blob} blob
@@ -34,5 +37,5 @@ export function remainder(blob, more, name) {
 function save(blob, name) {
   const address = URL.createObjectURL(blob);
   make("a", { href: address, download: name }).click();
-  URL.revokeObjectURL(address);
+  setTimeout(() => URL.revokeObjectURL(address), SAVED); // the browser may read it after the click
 }
