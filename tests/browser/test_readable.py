@@ -54,6 +54,10 @@ FIGURES = {
     "bytes(999)": "999 B",
     "bytes(1500)": "1.5 kB",
     "bytes(1048576)": "1.05 MB",
+    "cut('too long', 8)": "too long",
+    "cut('too long', 7)": "too lo\N{HORIZONTAL ELLIPSIS}",
+    "cutMiddle('photos:resize', 13)": "photos:resize",
+    "cutMiddle('photos:resize', 12)": "photos\N{HORIZONTAL ELLIPSIS}esize",
     "several(1, 'worker', 'workers')": "1 worker",
     "several(2, 'worker', 'workers')": "2 workers",
 }

@@ -1,8 +1,9 @@
 // Dead letters: a page of them, all of one, and what can be done with them.
 
 import { confirm } from "./dialog.js";
-import { at, describe, keep, make, show } from "./dom.js";
-import { bytes, count, iso, moment, several } from "./format.js";
+import { at, describe, keep, make, show, showName } from "./dom.js";
+import { beginning, remainder } from "./excerpt.js";
+import { bytes, count, cut, iso, moment, several } from "./format.js";
 import { ask, askJson, Refused } from "./http.js";
 import { lookUp } from "./jobs.js";
 
@@ -11,8 +12,9 @@ const FIRST = "dead?limit=20";
 /** Milliseconds between two looks at the list while it changes. */
 const OFTEN = 2000;
 
-/** So many characters of a traceback or a body are shown. */
-const MOST = 20000;
+/** So many characters of a handler's name and of an error are shown in the table and in questions. */
+const NAME = 38;
+const ERROR = 400;
 
 let path = FIRST;
 let earlier = []; // the paths of the pages before
@@ -86,10 +88,12 @@ function create(letter) {
   const cell = (label, content, kind = "") =>
     make("td", { role: "cell", "data-label": label, class: kind }, content);
   const died = make("time", { datetime: iso(letter.settled_at) }, moment(letter.settled_at));
+  const handler = make("span");
+  showName(handler, letter.handler || "unknown", NAME);
   const row = make("tr", { role: "row" },
     cell("Died", died, "across"),
-    cell("Handler", letter.handler || "unknown", "code across"),
-    cell("Error", make("span", { class: "clamp" }, letter.error), "code long across"),
+    cell("Handler", handler, "code across"),
+    cell("Error", make("span", { class: "clamp" }, cut(letter.error, ERROR)), "code across"),
     cell("Attempts", count(letter.attempts), "number"),
     cell("Strikes", count(letter.strikes), "number"),
     cell("Size", bytes(letter.size), "number"),
@@ -113,27 +117,50 @@ async function unfold(letter, button, body) {
     return;
   }
   if (body.rows.length > 1) return;
-  const members = make("dl", { class: "members" });
-  describe(members, [
-    ["Id", make("span", { class: "code" }, whole.id)],
-    ["Accepted", moment(whole.accepted_at)],
-    ...Object.entries(whole.headers).map(([name, value]) => [name, make("span", { class: "code" }, value)]),
-  ]);
-  const text = (title, content) => [make("h3", {}, title), make("pre", { tabindex: "0", "aria-label": title }, cut(content))];
-  body.append(make("tr", { role: "row", class: "whole" }, make("td", { role: "cell", colspan: "7" },
-    make("p", { class: "error code" }, whole.error),
-    ...(whole.traceback ? text("Traceback", whole.traceback) : []),
-    ...(whole.body === undefined ? text("Body, which is no text: in base64", whole.body_base64) : text("Body", whole.body)),
-    make("h3", {}, "Job"), members)));
+  const parts = await partsOf(whole);
+  if (body.rows.length > 1) return;
+  body.append(make("tr", { role: "row", class: "whole" }, make("td", { role: "cell", colspan: "7" }, ...parts)));
   button.setAttribute("aria-expanded", "true");
 }
 
-const cut = (text) => (text.length > MOST ? `${text.slice(0, MOST)}\n… and ${count(text.length - MOST)} characters more` : text);
+/** All of a letter, long texts by their beginnings. */
+async function partsOf(whole) {
+  const parts = [];
+  const error = new Blob([whole.error]);
+  const said = await beginning(error, true);
+  parts.push(make("p", { class: "error code" }, said.text));
+  if (said.more) parts.push(remainder(error, said.more, `${whole.id}-error.txt`));
+  if (whole.traceback) parts.push(...(await block("Traceback", new Blob([whole.traceback]), `${whole.id}-traceback.txt`)));
+  if (whole.body !== undefined) parts.push(...(await block("Body", new Blob([whole.body]), `${whole.id}-body.txt`, "wraps")));
+  else {
+    const body = new Blob([Uint8Array.from(atob(whole.body_base64), (char) => char.charCodeAt(0))]);
+    parts.push(...(await block("Body, which is no text: in base64", body, `${whole.id}-body.bin`, "wraps", false)));
+  }
+  const job = make("dl", { class: "members" });
+  describe(job, [
+    ["Id", code(whole.id)],
+    ["Accepted", moment(whole.accepted_at)],
+    ["Handler", code(whole.handler || "unknown")],
+  ]);
+  const headers = make("dl", { class: "members" });
+  describe(headers, Object.entries(whole.headers).map(([name, value]) => [name, code(value)]));
+  const scrolls = make("div", { class: "scrolls", tabindex: "0", role: "group", "aria-label": "Headers" }, headers);
+  return [...parts, make("h3", {}, "Job"), job, make("h3", {}, "Headers"), scrolls];
+}
+
+/** A block of text with its heading, and what is left out of it. */
+async function block(title, blob, name, kind = "", isText = true) {
+  const { text, more } = await beginning(blob, isText);
+  const shown = [make("h3", {}, title), make("pre", { tabindex: "0", "aria-label": title, class: kind }, text)];
+  return more || !isText ? [...shown, remainder(blob, more, name)] : shown;
+}
+
+const code = (text) => make("span", { class: "code" }, text);
 
 const about = (letter) => [
-  ["Id", make("span", { class: "code" }, letter.id)],
-  ["Handler", make("span", { class: "code" }, letter.handler)],
-  ["Error", make("span", { class: "code clamp" }, letter.error)],
+  ["Id", code(letter.id)],
+  ["Handler", code(letter.handler)],
+  ["Error", make("span", { class: "code clamp" }, cut(letter.error, ERROR))],
 ];
 
 async function retry(letter) {

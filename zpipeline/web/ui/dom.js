@@ -1,5 +1,7 @@
 // Elements. What comes from jobs and workers was written by strangers: it gets here as text, and stays text.
 
+import { cutMiddle } from "./format.js";
+
 /** The element of this id. */
 export const at = (id) => document.getElementById(id);
 
@@ -19,6 +21,16 @@ export function make(tag, attributes = {}, ...children) {
 /** Show this text in the element; one that shows it already is left alone, and so is whoever reads or selects it. */
 export function show(element, text) {
   if (element.textContent !== text) element.textContent = text;
+}
+
+/** Show a name without its middle, when it has more characters than so many: its tooltip has all of it. */
+export const showName = (element, name, most) => showPart(element, cutMiddle(name, most), name);
+
+/** Show a part of a text, of which the tooltip has all. */
+export function showPart(element, part, whole) {
+  show(element, part);
+  if (part === whole) element.removeAttribute("title");
+  else mark(element, "title", whole);
 }
 
 /** Set an attribute, unless it has this value already. */

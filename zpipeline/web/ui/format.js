@@ -56,6 +56,16 @@ export function moment(seconds) {
 /** The same for machines. */
 export const iso = (seconds) => new Date(seconds * 1000).toISOString();
 
+/** The beginning of a text, when it has more characters than so many. */
+export const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
+/** A name without its middle, when it has more characters than so many: what tells names apart is often at the end. */
+export function cutMiddle(name, most) {
+  if (name.length <= most) return name;
+  const end = Math.floor((most - 1) / 2);
+  return `${name.slice(0, most - 1 - end)}…${name.slice(-end)}`;
+}
+
 /** An address without what all of them begin with. */
 export const short = (address) => address.replace(/^tcp:\/\//, "");
 

@@ -1,14 +1,15 @@
 // One job: looked up by its id and followed until it is settled; and one to try it all with.
 
 import { at, describe, make } from "./dom.js";
-import { bytes, moment, several, took } from "./format.js";
+import { beginning, remainder } from "./excerpt.js";
+import { bytes, cut, moment, took } from "./format.js";
 import { ask, askJson, Refused } from "./http.js";
 
 /** Milliseconds between two looks at a job that is not settled. */
 const OFTEN = 1000;
 
-/** So many characters of a result are shown. */
-const MOST = 20000;
+/** So many characters of an error are shown. */
+const MOST = 2000;
 
 const ID = /^[0-9a-f]{32}$/;
 
@@ -49,34 +50,38 @@ function showJob(job) {
     ["Attempts", String(job.attempts)],
     ["Accepted", moment(job.accepted_at)],
     ...(job.settled_at === null ? [] : [["Settled", `${moment(job.settled_at)}, ${took(job.settled_at - job.accepted_at)} later`]]),
-    ...(job.error === null ? [] : [["Error", make("span", { class: "code" }, job.error)]]),
+    ...(job.error === null ? [] : [["Error", make("span", { class: "code" }, cut(job.error, MOST))]]),
   ]);
   list.hidden = false;
 }
 
 async function showResult(id, mine) {
-  let about, content;
+  let about;
+  let content = "";
+  let rest = [];
   try {
     const answer = await ask("GET", `jobs/${id}/result`);
     const type = answer.headers.get("Content-Type") ?? "";
     const blob = await answer.blob();
     about = `${type}, ${bytes(blob.size)}`;
-    content = isText(type) ? cut(await blob.text()) : "";
+    if (isText(type)) {
+      const { text, more } = await beginning(blob, true);
+      content = text;
+      if (more) rest = [remainder(blob, more, `${id}-result.txt`)];
+    } else rest = [remainder(blob, 0, `${id}-result.bin`)];
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     about = error.message;
-    content = "";
   }
   if (mine !== following) return;
   at("lookup-type").textContent = about;
   at("lookup-content").textContent = content;
   at("lookup-content").hidden = content === "";
+  at("lookup-rest").replaceChildren(...rest);
   at("lookup-result").hidden = false;
 }
 
 const isText = (type) => type.startsWith("text/") || type.startsWith("application/json");
-
-const cut = (text) => (text.length > MOST ? `${text.slice(0, MOST)}\n… and more` : text);
 
 async function push(event) {
   event.preventDefault();

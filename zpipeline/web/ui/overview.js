@@ -1,7 +1,10 @@
 // The figures at the top, latency, and the counts.
 
-import { at, describe, make, mark, show } from "./dom.js";
-import { count, rate, several, span, took } from "./format.js";
+import { at, describe, make, mark, show, showPart } from "./dom.js";
+import { count, cutMiddle, rate, several, span, took } from "./format.js";
+
+/** So many characters of the machine's name are shown: it is at the top of all. */
+const NAME = 40;
 
 const REASONS = {
   full: "too many unsettled",
@@ -18,11 +21,15 @@ export function showOverview({ stats, workers }) {
   figures(stats, workers);
   latency(stats.latency);
   counts(stats);
-  show(at("process"), `${stats.host} · pid ${stats.pid} · ${stats.version} · up ${span(stats.uptime)}`);
+  const process = (host) => `${host} · pid ${stats.pid} · ${stats.version} · up ${span(stats.uptime)}`;
+  showPart(at("process"), process(cutMiddle(stats.host, NAME)), process(stats.host));
   const [text, tone] = admission(stats);
   show(at("admission"), text);
   mark(at("admission"), "data-tone", tone);
 }
+
+/** A figure of more characters than so many is written smaller. */
+const LARGE = 9;
 
 /** Whether jobs are accepted: a word and its tone. */
 export function admission(stats) {
@@ -63,6 +70,7 @@ function figures(stats, workers) {
 function figure(name, value, note, tone = "") {
   const element = document.querySelector(`[data-figure="${name}"]`);
   show(element, value);
+  element.classList.toggle("many", value.length > LARGE);
   mark(element.parentElement, "data-tone", tone);
   show(document.querySelector(`[data-note="${name}"]`), note);
 }

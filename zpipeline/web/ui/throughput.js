@@ -1,7 +1,7 @@
 // Jobs a second by worker: stacked areas, and the same as a table and as a sentence.
 
-import { at, keep, make, show } from "./dom.js";
-import { moment, percent, rate, several, short, span } from "./format.js";
+import { at, keep, make, show, showName } from "./dom.js";
+import { cutMiddle, moment, percent, rate, several, short, span } from "./format.js";
 
 /** How many seconds are shown. */
 const WINDOW = 180;
@@ -14,6 +14,9 @@ const GAP = 3;
 
 /** Seconds between two changes of the sentence, which screen readers read. */
 const SENTENCE = 10;
+
+/** So many characters of an address are shown. */
+const NAME = 32;
 
 /** So many colours there are; more workers have them in turn. */
 export const COLOURS = 10;
@@ -50,8 +53,16 @@ export function colour(element, index) {
 }
 
 function legend(address) {
-  return make("li", {}, make("span", { class: "swatch" }), short(address));
+  return make("li", {}, make("span", { class: "swatch" }), named(address));
 }
+
+function named(address) {
+  const name = make("span");
+  showName(name, short(address), NAME);
+  return name;
+}
+
+const brief = (address) => cutMiddle(short(address), NAME);
 
 function plot(time) {
   chart ??= newChart();
@@ -59,7 +70,7 @@ function plot(time) {
   const { data, options } = chart;
   data.datasets = addresses.map((address, index) => {
     const set = data.datasets[index] ?? newSet(index);
-    set.label = short(address);
+    set.label = brief(address);
     set.data = points.map((point) => ({ x: point.time, y: point.rates ? (point.rates.get(address) ?? 0) : NaN }));
     return set;
   });
@@ -157,7 +168,7 @@ function digest() {
 
 function table() {
   const row = (address) =>
-    make("tr", {}, make("th", { scope: "row" }, make("span", { class: "swatch" }), short(address)),
+    make("tr", {}, make("th", { scope: "row" }, make("span", { class: "swatch" }), named(address)),
       ...[1, 2, 3].map(() => make("td", { class: "number" })));
   keep(at("throughput-table").querySelector("tbody"), digest(), ([address]) => address, ([address]) => row(address),
     (element, [, ...figures], index) => {
@@ -169,7 +180,7 @@ function table() {
 function sentence() {
   const now = digest();
   const sum = now.reduce((total, [, rate]) => total + rate, 0);
-  const parts = now.map(([address, rate]) => `${short(address)} ${sum ? percent(rate / sum) : "none"}`);
+  const parts = now.map(([address, rate]) => `${brief(address)} ${sum ? percent(rate / sum) : "none"}`);
   show(at("throughput-summary"),
     `${rate(sum)} jobs a second by ${several(now.length, "worker", "workers")}: ${parts.join(", ")}. ` +
     `Shown are the last ${span(Math.min(WINDOW, points.at(-1).time - points[0].time))}.`);

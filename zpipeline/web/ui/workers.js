@@ -1,10 +1,13 @@
 // A row for each worker.
 
-import { at, keep, make, mark, show } from "./dom.js";
-import { count, iso, moment, NOTHING, percent, rate, short, span, took } from "./format.js";
+import { at, keep, make, mark, show, showName, showPart } from "./dom.js";
+import { count, cutMiddle, iso, moment, NOTHING, percent, rate, short, span, took } from "./format.js";
 import { colour } from "./throughput.js";
 
 const TONES = { connecting: "unknown", ready: "good", leaving: "warn", lost: "bad" };
+
+/** So many characters of an address, a handler's name, a machine's and a version are shown. */
+const NAME = 48;
 
 const FIGURES = [
   ["rate", "Jobs a second", (worker) => rate(worker.rate)],
@@ -24,14 +27,16 @@ export function showWorkers({ stats, workers }) {
 }
 
 function create(worker) {
+  const address = make("span", { class: "code" });
+  showName(address, short(worker.address), NAME);
   const name = make("th", { scope: "row", role: "rowheader" },
-    make("span", { class: "swatch" }), make("span", { class: "code" }, short(worker.address)),
+    make("span", { class: "swatch" }), address,
     make("span", { class: "quiet below", "data-part": "handler" }),
     make("span", { class: "quiet below", "data-part": "process" }));
   const state = make("td", { role: "cell", class: "across", "data-label": "State" },
     make("span", { class: "pill", "data-part": "state" }),
     make("span", { class: "quiet below" }, make("time", { "data-part": "since" })),
-    make("span", { class: "below", "data-part": "why" }));
+    make("span", { class: "clamp", "data-part": "why" }));
   return make("tr", { role: "row" }, name, state, ...FIGURES.map(([part, label]) => cell(part, label)));
 }
 
@@ -47,8 +52,11 @@ function update(row, worker, index, time) {
   mark(row, "data-state", worker.state);
   colour(row.querySelector(".swatch"), index);
   const known = worker.host != null;
-  show(part("handler"), known ? worker.handler : silence(worker));
-  show(part("process"), known ? `${worker.host} · pid ${worker.pid} · ${worker.version} · ${worker.concurrency} at once` : "");
+  showName(part("handler"), known ? worker.handler : silence(worker), NAME);
+  const { host, version } = worker;
+  const process = (most) =>
+    `${cutMiddle(host, most)} · pid ${worker.pid} · ${cutMiddle(version, most)} · ${worker.concurrency} at once`;
+  showPart(part("process"), known ? process(NAME) : "", known ? process(Infinity) : "");
   show(part("state"), worker.state);
   mark(part("state"), "data-tone", TONES[worker.state] ?? "unknown");
   if (worker.since != null) {
@@ -57,6 +65,7 @@ function update(row, worker, index, time) {
     mark(part("since"), "title", `since ${moment(worker.since)}`);
   }
   show(part("why"), worker.why ?? "");
+  mark(part("why"), "title", worker.why ?? "");
   for (const [name, , text] of FIGURES) if (text) show(part(name), text(worker));
   const [bar, share] = part("share").children;
   colour(bar.firstChild, index);
@@ -68,9 +77,10 @@ function update(row, worker, index, time) {
 const silence = ({ state }) => (state === "ready" ? "says nothing of itself" : "not heard of yet");
 
 const room = ({ in_flight: inFlight, window: size }) =>
-  size == null ? count(inFlight) : `${count(inFlight)} of ${count(size)}`;
+  size == null ? count(inFlight) : `${count(inFlight)} of\u00a0${count(size)}`;
 
 function pair(latency) {
   if (latency?.p50 == null) return NOTHING;
-  return `${took(latency.p50)} / ${took(latency.p99)}`;
+  const whole = (seconds) => took(seconds).replace(" ", "\u00a0"); // a line ends between the two, if it must
+  return `${whole(latency.p50)}\u00a0/ ${whole(latency.p99)}`;
 }
