@@ -150,16 +150,14 @@ class NotifierTests(NotifyCase):
         systemd = self.systemd()
         notifier = self.notifier(NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="3000000")
         notifier.ready()
+        why = "No such file or directory"
         for _ in range(2):
             os.unlink(systemd.address)
             self.logged.clear()
             self.clock.pump([1.5] * 5)
             self.assertEqual(
                 [formatEvent(event) for event in self.logged],
-                [
-                    "systemd cannot be told how this service does: No such file or directory (NOTIFY_SOCKET); trying "
-                    "again"
-                ],
+                [f"systemd cannot be told how this service does: {why} (NOTIFY_SOCKET); trying again"],
             )
             systemd = self.systemd(systemd.address)
             self.clock.advance(1.5)

@@ -197,6 +197,7 @@ def next_turn() -> Deferred[None]:
 class WebTestCase(TestCase):
     timeout = 15
     max_body = 1 << 20
+    max_connections: int | None = None
     access_log = False
 
     make_pipeline: Callable[[], Any] = MemoryPipeline
@@ -208,7 +209,13 @@ class WebTestCase(TestCase):
     def serve(self, clock: Any) -> None:
         """Serve the pipeline, on this clock."""
         self.channels: dict[Any, Deferred[None]] = {}
-        web = make_site(self.pipeline, max_body=self.max_body, access_log=self.access_log, reactor=clock)
+        web = make_site(
+            self.pipeline,
+            max_body=self.max_body,
+            max_connections=self.max_connections,
+            access_log=self.access_log,
+            reactor=clock,
+        )
         build = web.buildProtocol
 
         def watched(address: Any) -> Any:

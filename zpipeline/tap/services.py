@@ -42,8 +42,8 @@ class InOrder(MultiService):
 
     SIGINT or SIGTERM stop them; asked a second time, while they end, the process ends at once.
 
-    The exit status is 0 then, unless what they leave is not clean, or one of them failed to stop. The others are stopped
-    nevertheless.
+    The exit status is 0 then, unless what they leave is not clean, or one of them failed to stop: the others are
+    stopped nevertheless.
 
     :param waits: for what stopping waits, for the log.
     :param notifier: is told when all have started, and when they are stopped.
