@@ -13,10 +13,12 @@ from select import select
 from tempfile import TemporaryDirectory
 
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.load import get, post
 from tests.faults.rig import TWISTD, Rig, free_port
+from tests.open_files import no_more_files
 from zpipeline.tap.notify import Notifier
 
 
@@ -72,6 +74,9 @@ class NotifierTests(NotifyCase):
         super().setUp()
         self.clock = Clock()
         self.status = "well"
+        self.logged: list[LogEvent] = []
+        globalLogPublisher.addObserver(self.logged.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
 
     def notifier(self, **environment: str) -> Notifier:
         return Notifier(self.clock, lambda: self.status, environment)
@@ -141,14 +146,44 @@ class NotifierTests(NotifyCase):
         self.clock.advance(5)
         self.assertEqual(systemd.heard(), [["STATUS=busy"]])
 
-    def test_a_socket_that_is_gone_is_no_reason_to_end(self) -> None:
+    def test_a_socket_that_is_gone_is_told_again_when_it_is_back_and_the_log_has_it_once(self) -> None:
         systemd = self.systemd()
         notifier = self.notifier(NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="3000000")
         notifier.ready()
+        why = "No such file or directory"
+        for _ in range(2):
+            os.unlink(systemd.address)
+            self.logged.clear()
+            self.clock.pump([1.5] * 5)
+            self.assertEqual(
+                [formatEvent(event) for event in self.logged],
+                [f"systemd cannot be told how this service does: {why} (NOTIFY_SOCKET); trying again"],
+            )
+            systemd = self.systemd(systemd.address)
+            self.clock.advance(1.5)
+            self.assertEqual(systemd.heard(), [["WATCHDOG=1"]])
+
+    def test_what_nobody_heard_is_said_before_all_else(self) -> None:
+        systemd = self.systemd()
         os.unlink(systemd.address)
+        notifier = self.notifier(NOTIFY_SOCKET=systemd.address)
+        notifier.ready()
+        systemd = self.systemd(systemd.address)
         self.clock.advance(5)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(systemd.heard(), [["READY=1"], ["STATUS=well"]])
+        os.unlink(systemd.address)
         notifier.stopping("leaving")
+        systemd = self.systemd(systemd.address)
+        self.clock.advance(5)
+        self.assertEqual(systemd.heard(), [["STOPPING=1"], ["STATUS=leaving"]])
+
+    def test_it_goes_on_when_no_file_can_be_opened(self) -> None:
+        systemd = self.systemd()
+        notifier = self.notifier(NOTIFY_SOCKET=systemd.address, WATCHDOG_USEC="3000000")
+        with no_more_files():
+            notifier.ready()
+            self.clock.pump([1.5] * 2)
+        self.assertEqual(systemd.heard(), [["READY=1"], ["WATCHDOG=1", "STATUS=well"], ["WATCHDOG=1"], ["WATCHDOG=1"]])
 
 
 class ProcessTests(NotifyCase):

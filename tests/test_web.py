@@ -198,6 +198,7 @@ def next_turn() -> Deferred[None]:
 class WebTestCase(TestCase):
     timeout = 15
     max_body = 1 << 20
+    max_connections: int | None = None
     access_log = False
     hosts: tuple[str, ...] = ()
 
@@ -211,7 +212,12 @@ class WebTestCase(TestCase):
         """Serve the pipeline, on this clock."""
         self.channels: dict[Any, Deferred[None]] = {}
         web = make_site(
-            self.pipeline, max_body=self.max_body, access_log=self.access_log, hosts=self.hosts, reactor=clock
+            self.pipeline,
+            max_body=self.max_body,
+            max_connections=self.max_connections,
+            access_log=self.access_log,
+            hosts=self.hosts,
+            reactor=clock,
         )
         build = web.buildProtocol
 

@@ -300,7 +300,8 @@ class MetricTests(ObserveTestCase):
             "zpipeline_attempts_failed zpipeline_jobs_redelivered zpipeline_jobs_waiting "
             "zpipeline_oldest_waiting_seconds zpipeline_jobs_in_flight "
             "zpipeline_dead_letters zpipeline_workers_ready zpipeline_bad_messages zpipeline_job_start_seconds "
-            "zpipeline_job_run_seconds zpipeline_job_settle_seconds"
+            "zpipeline_job_run_seconds zpipeline_job_settle_seconds "
+            "zpipeline_connections_open zpipeline_connections_refused"
         )
         self.assertEqual([name for name in families if name.startswith("zpipeline_")], names.split())
         self.assertIn("process_cpu_seconds", families)

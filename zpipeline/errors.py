@@ -19,6 +19,7 @@ They are one small tree::
             NotSettled      it has not been done yet
             JobDead         it has failed for good
             ResultGone      it is done, and its result is not here
+        NotClosed           a service was stopped, and a part of it could not be closed
 """
 
 from __future__ import annotations
@@ -130,3 +131,7 @@ class ResultGone(NoResult):
     def __init__(self, job_id: str, reason: str) -> None:
         super().__init__(job_id, f"the result of job {job_id} is not here: {reason}")
         self.reason = reason
+
+
+class NotClosed(ZpipelineError):
+    """A service was stopped, and a part of it could not be closed. The log has why; all else of it is closed."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Protocol
 
+import zmq
 from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from zpipeline.addresses import make_address, parse_address, resolve
 from zpipeline.backoff import Backoff
-from zpipeline.sockets import HIGH_WATER_MARK, Factory, Push
+from zpipeline.sockets import HIGH_WATER_MARK, Factory, Push, why_no_socket
 
 DEADLINE = 10.0
 FIRST_BACKOFF = 0.05
@@ -149,14 +150,18 @@ class Link:
             return
         self.state = State.CONNECTING
         self.peer = hosts[self._tries % len(hosts)], port
-        self._socket = Push(
-            self.factory,
-            make_address(*self.peer),
-            self,
-            heartbeats=self.heartbeats,
-            high_water_mark=self.high_water_mark,
-        )
         self._tries += 1
+        try:
+            self._socket = Push(
+                self.factory,
+                make_address(*self.peer),
+                self,
+                heartbeats=self.heartbeats,
+                high_water_mark=self.high_water_mark,
+            )
+        except zmq.ZMQError as error:
+            self.give_up(why_no_socket(error))
+            return
         self.owner.link_opened(self)
 
     def _late(self) -> None:

@@ -35,6 +35,16 @@ class Pipeline(Protocol):
     def stats(self) -> Stats: ...
 
 
+class Connections(Protocol):
+    """What is asked of `zpipeline.web.connections.Connections`."""
+
+    @property
+    def open(self) -> int: ...
+
+    @property
+    def refused(self) -> int: ...
+
+
 class Worker(Protocol):
     """What is asked of `zpipeline.worker.Worker`."""
 
@@ -107,6 +117,21 @@ class PipelineCollector(Collector):
         )
 
 
+class ConnectionsCollector(Collector):
+    """The metrics of a site's connections."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def collect(self) -> Iterator[Metric]:
+        """As they are now."""
+        connections = self._connections
+        yield GaugeMetricFamily("zpipeline_connections_open", "HTTP connections that are open.", connections.open)
+        yield CounterMetricFamily(
+            "zpipeline_connections_refused", "HTTP connections that were too many.", connections.refused
+        )
+
+
 class WorkerCollector(Collector):
     """The metrics of a worker."""
 
@@ -135,14 +160,12 @@ class WorkerCollector(Collector):
 
 
 class Exposition:
-    """A collector's metrics, and those of the process, as text.
+    """The metrics of collectors, and those of the process, as text."""
 
-    :param collector: whose they are.
-    """
-
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, *collectors: Collector) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(collector)
+        for collector in collectors:
+            self._registry.register(collector)
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 

@@ -1,6 +1,6 @@
 """txZMQ on the reactor: what zpipeline needs of ZeroMQ sockets, as method calls.
 
-These are txZMQ's connections with four things mended or added:
+These are txZMQ's connections with five things mended or added:
 
 - A drain is bounded in each turn of the reactor (`DRAIN_MESSAGES`, `DRAIN_SECONDS`): a flood on one socket
   does not starve HTTP, timers or other sockets.
@@ -9,6 +9,8 @@ These are txZMQ's connections with four things mended or added:
 - A socket that took nothing says when it takes something again (`ConnectionListener.writable`).
 - Connecting is the caller's: no socket reconnects by itself (RECONNECT_IVL -1). What becomes of a connection is told
   by a monitor (zmq_socket_monitor(3)) as method calls.
+- A socket is made as a whole or not at all: whatever fails on the way (too many open files, say), what was made by then
+  is closed.
 
 Only sockets that connect are monitored: a monitor that is not read in time stalls its whole context, and on a bound
 socket strangers could see to that.
@@ -16,7 +18,10 @@ socket strangers could see to that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from time import monotonic
 from typing import Any, Protocol, TypeAlias
@@ -29,6 +34,7 @@ from twisted.logger import Logger
 from txzmq import ZmqConnection, ZmqEndpoint, ZmqEndpointType, ZmqFactory, ZmqPullConnection, ZmqPushConnection
 from zmq.utils.monitor import parse_monitor_message
 
+from zpipeline.closing import Closing
 from zpipeline.errors import UsageError
 from zpipeline.window import MAX_WINDOW
 
@@ -44,6 +50,9 @@ MAX_FRAME = 256 << 20
 
 HEARTBEAT_MS = 500
 HEARTBEAT_TIMEOUT_MS = 1500
+
+#: More descriptors than libzmq needs to find an interface by its name, and to listen there.
+_OPENED_BY_BINDING = 4
 
 #: How long a closed socket goes on sending what it holds.
 LINGER_MS = 2000
@@ -76,29 +85,62 @@ class ConnectionListener(Protocol):
 
 
 class Factory(ZmqFactory):  # type: ignore[misc]
-    """One ZeroMQ context on one reactor."""
+    """One ZeroMQ context on one reactor.
+
+    :raises UsageError: it cannot be made.
+    """
 
     lingerPeriod = 0
 
     def __init__(self, reactor: Any) -> None:
-        super().__init__()
+        try:
+            super().__init__()
+        except zmq.ZMQError as error:
+            raise UsageError(why_no_socket(error)) from None
         self.reactor = reactor
         self.context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
 
     def close(self) -> Deferred[None]:
-        """Close all sockets, and wait until those that linger have sent what they hold."""
+        """Close all sockets, and wait until those that linger have sent what they hold.
+
+        :raises NotClosed: (by the Deferred) one of them failed to; all are closed nevertheless.
+        """
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        closing = Closing()
         for connection in list(self.connections):
-            connection.close()
-        # term() blocks while sockets linger
-        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), self.context.term)
+            await closing.close("a socket", connection.close)
+        # It blocks while sockets linger. It closes those that could not be closed above, or it would block for ever.
+        end = self.context.destroy
+        await closing.close("ZeroMQ's context", deferToThreadPool, self.reactor, self.reactor.getThreadPool(), end)
+        closing.check()
 
 
 class _Bounded(ZmqConnection):  # type: ignore[misc]
-    """A txZMQ connection with bounded drains."""
+    """A txZMQ connection with bounded drains.
+
+    :raises zmq.ZMQError: it cannot be made.
+    """
 
     highWaterMark = HIGH_WATER_MARK
     reconnectInterval = -1
-    read_scheduled: IDelayedCall | None
+    fd = -1  # as long as there is no socket
+    socket: Any = None
+    read_scheduled: IDelayedCall | None = None
+
+    def __init__(self, factory: Factory, endpoint: ZmqEndpoint | None = None) -> None:
+        with self._whole():
+            super().__init__(factory, endpoint)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What is made here is closed if that fails half-way."""
+        try:
+            yield
+        except BaseException:
+            self.shutdown()
+            raise
 
     def doRead(self) -> None:
         """Read what is there, but no longer than a turn of the reactor may take."""
@@ -147,6 +189,11 @@ class _Bounded(ZmqConnection):  # type: ignore[misc]
             self.socket.set(zmq.LINGER, linger_ms)
             self.shutdown()
 
+    def shutdown(self) -> None:
+        """Close the socket, if there is one."""
+        if self.socket is not None:
+            super().shutdown()
+
 
 class Pull(_Bounded, ZmqPullConnection):  # type: ignore[misc]
     """A bound PULL socket.
@@ -160,13 +207,14 @@ class Pull(_Bounded, ZmqPullConnection):  # type: ignore[misc]
         self, factory: Factory, address: str, received: Callable[[list[bytes], Callable[[], str | None]], None]
     ):
         self._received = received
-        super().__init__(factory)
-        self.socket.set(zmq.MAXMSGSIZE, MAX_FRAME)
-        self.socket.set(zmq.IPV6, int("[" in address))
         try:
-            self.addEndpoints([ZmqEndpoint(ZmqEndpointType.bind, address)])
+            super().__init__(factory)
+            with self._whole():
+                _need_descriptors()
+                self.socket.set(zmq.MAXMSGSIZE, MAX_FRAME)
+                self.socket.set(zmq.IPV6, int("[" in address))
+                self.addEndpoints([ZmqEndpoint(ZmqEndpointType.bind, address)])
         except zmq.ZMQError as error:
-            self.close()
             raise UsageError(f"{address} cannot be bound: {zmq.strerror(error.errno or 0).lower()}") from None
         self.address: str = self.socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
 
@@ -186,6 +234,7 @@ class Push(_Bounded, ZmqPushConnection):  # type: ignore[misc]
     :param listener: who is told what becomes of the connection.
     :param heartbeats: whether ZMTP heartbeats find out a peer that is gone without a word.
     :param high_water_mark: how many messages it holds.
+    :raises zmq.ZMQError: it cannot be made; `why_no_socket` says why.
     """
 
     def __init__(
@@ -200,13 +249,15 @@ class Push(_Bounded, ZmqPushConnection):  # type: ignore[misc]
         self.highWaterMark = high_water_mark
         self._blocked = False
         self._listener = listener
+        self._monitor: _Monitor | None = None
         super().__init__(factory)
-        self.socket.set(zmq.IPV6, int("[" in address))
-        if heartbeats:
-            self.socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-            self.socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        self._monitor = _Monitor(factory, self.socket, listener)
-        self.addEndpoints([ZmqEndpoint(ZmqEndpointType.connect, address)])
+        with self._whole():
+            self.socket.set(zmq.IPV6, int("[" in address))
+            if heartbeats:
+                self.socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+                self.socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+            self._monitor = _Monitor(factory, self.socket, listener)
+            self.addEndpoints([ZmqEndpoint(ZmqEndpointType.connect, address)])
 
     def push(self, frames: list[bytes]) -> bool:
         """Send one message of these frames; False when the socket takes nothing now.
@@ -249,8 +300,11 @@ class Push(_Bounded, ZmqPushConnection):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """Close the socket and its monitor; its listener hears nothing more."""
-        self._monitor.close()
-        super().shutdown()
+        try:
+            if self._monitor is not None:
+                self._monitor.close()
+        finally:
+            super().shutdown()
 
 
 class _Monitor(_Bounded):
@@ -282,8 +336,10 @@ class _Monitor(_Bounded):
         """End the monitoring, then close: whoever closes it, a factory that closes all in no order included."""
         # In this order: libzmq's thread, with an event for a monitor that is closed but not disabled, waits for ever,
         # and holds the lock that disabling takes.
-        self._monitored.disable_monitor()
-        super().shutdown()
+        try:
+            self._monitored.disable_monitor()
+        finally:
+            super().shutdown()
 
     def messageReceived(self, frames: list[bytes], first: zmq.Frame) -> None:
         event = parse_monitor_message(frames)["event"]
@@ -300,6 +356,27 @@ class _Monitor(_Bounded):
         else:
             self._is_over = True
             self._listener.failed(self._reached)
+
+
+def _need_descriptors() -> None:
+    """There are descriptors for what binding opens: libzmq ends the process (an assertion of its own) if there are not.
+
+    :raises zmq.ZMQError: there are not.
+    """
+    with ExitStack() as opened:
+        try:
+            for _ in range(_OPENED_BY_BINDING):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise zmq.ZMQError(error.errno) from None
+
+
+def why_no_socket(error: zmq.ZMQError) -> str:
+    """Why a socket cannot be made, and what to do about it."""
+    why = zmq.strerror(error.errno or 0).lower()
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{why}: no socket can be made; raise the limit on them (ulimit -n, systemd's LimitNOFILE)"
+    return f"{why}: no socket can be made"
 
 
 def _peer(first: zmq.Frame) -> str | None:

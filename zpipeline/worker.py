@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zpipeline import protocol
 from zpipeline._version import __version__
 from zpipeline.addresses import WILDCARDS, make_address, parse_address
+from zpipeline.closing import Closing
 from zpipeline.errors import ProtocolError, UsageError
 from zpipeline.freeze import FreezeWatch
 from zpipeline.handlers import Handler, name_of
@@ -128,7 +129,11 @@ class Worker(Service):
         :raises UsageError: the address cannot be bound.
         """
         factory = Factory(self._reactor)
-        self._pull = Pull(factory, self._address, self._received)
+        try:
+            self._pull = Pull(factory, self._address, self._received)
+        except UsageError:
+            factory.close()
+            raise
         self._factory = factory
 
     def startService(self) -> None:
@@ -146,6 +151,7 @@ class Worker(Service):
         """Leave: say so to the ventilators, run what is here, and end when they know, or after `drain` seconds.
 
         :returns: fires when everything is closed.
+        :raises NotClosed: (by the Deferred) some of it failed; all else is closed nevertheless.
         """
         if self._stopping is None:
             super().stopService()
@@ -154,9 +160,10 @@ class Worker(Service):
 
     async def _stop(self) -> None:
         assert self._pull is not None and self._factory is not None
+        closing = Closing()
         self._finished = Deferred()
         for upstream in list(self._upstreams.values()):
-            upstream.leave()
+            await closing.close("the session of a ventilator", upstream.leave)
         timeout = self._reactor.callLater(self._drain_seconds, self._give_up_waiting)
         # One look later: what plain peers have sent is read before it is said that there is nothing more.
         self._reactor.callLater(0, self._check_finished)
@@ -164,15 +171,16 @@ class Worker(Service):
         self._finished = None
         if timeout.active():
             timeout.cancel()
-        self._runner.stop()
+        await closing.close("the runner of jobs", self._runner.stop)
         if self._watch is not None:
-            self._watch.stop()
+            await closing.close("the watch for freezes", self._watch.stop)
         if self._state_call.running:
             self._state_call.stop()
         for upstream in list(self._upstreams.values()):
-            upstream.close()
-        await self._factory.close()
-        self._factory = self._pull = None
+            await closing.close("the connection to a ventilator", upstream.close)
+        factory, self._factory, self._pull = self._factory, None, None
+        await closing.close("the sockets", factory.close)
+        closing.check()
 
     def _give_up_waiting(self) -> None:
         log.warn("leaving with work undone, {drain} seconds after it was asked to", drain=self._drain_seconds)

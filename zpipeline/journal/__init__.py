@@ -169,9 +169,10 @@ class Journal:
         return self._writer.close().addBoth(self._unlock)
 
     def _unlock(self, outcome: Any) -> Any:
-        assert self._lock is not None
-        self._lock.close()
-        self._lock = self._tables = self._writer = None
+        lock, self._lock = self._lock, None
+        assert lock is not None
+        self._tables = self._writer = None
+        lock.close()
         return outcome
 
     def _ask(self, request: Request, kind: Kind, jobs: int = 0) -> Deferred[Any]:

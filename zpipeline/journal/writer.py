@@ -188,7 +188,7 @@ class Writer:
         self._next: IDelayedCall | None = None
         self._next_is_lazy = False
         self._is_held_up = False
-        self._closing: Deferred[int] | None = None
+        self._closing: Deferred[Any] | None = None
         self._was_last = False
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="zpipeline journal", daemon=True)
@@ -237,9 +237,13 @@ class Writer:
         self._schedule()
 
     def close(self) -> Deferred[int]:
-        """Write what is left, once, and end: fires with how many facts could not be written."""
+        """Write what is left, once, and end: fires with how many facts could not be written.
+
+        :raises Exception: (by the Deferred) a file could not be closed; the other one is.
+        """
         self._closing = Deferred()
-        self._look_call.stop()
+        if self._look_call.running:
+            self._look_call.stop()
         if self._batch is None:
             self._finish()
         return self._closing
@@ -387,9 +391,9 @@ class Writer:
         self._end_doubt()
         self._work.put(None)
 
-    def _has_closed(self) -> None:
+    def _has_closed(self, failure: Failure | None) -> None:
         assert self._closing is not None
-        self._closing.callback(len(self._facts))
+        self._closing.callback(len(self._facts) if failure is None else failure)
 
     # What is said
 
@@ -512,9 +516,18 @@ class Writer:
                 assert self._batch is not None
                 self._batch.error = error
             self._reactor.callFromThread(self._ended)
-        self._tables.close()
-        self._identity.close()
-        self._reactor.callFromThread(self._has_closed)
+        failure = None
+        try:
+            self._close_files()
+        except Exception:  # whoever waits for the end has to hear of it
+            failure = Failure()
+        self._reactor.callFromThread(self._has_closed, failure)
+
+    def _close_files(self) -> None:
+        try:
+            self._tables.close()
+        finally:
+            self._identity.close()
 
     def _write(self) -> None:
         """The batch, as a whole."""

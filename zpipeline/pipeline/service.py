@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from zpipeline.addresses import parse_address
 from zpipeline.admission import Admission
+from zpipeline.closing import Closing
 from zpipeline.dispatch import Dispatcher
 from zpipeline.errors import Draining, Refused, TooLarge, UsageError
 from zpipeline.job import (
@@ -418,14 +419,16 @@ class Pipeline(Service):
         With a journal it is waited for those in flight, and the others stay in the journal; without one, for all.
 
         :returns: fires when everything is closed.
+        :raises NotClosed: (by the Deferred) some of it failed; all else is closed nevertheless.
         """
         if self._stopping is None:
             super().stopService()
-            self._gathering.flush()
             self._stopping = Deferred.fromCoroutine(self._stop())
         return self._stopping
 
     async def _stop(self) -> None:
+        closing = Closing()
+        await closing.close("what was just pushed", self._gathering.flush)
         if self._jobs.survive:
             self._sessions.hold()
         if self._awaited and self._drain_seconds > 0:
@@ -436,15 +439,16 @@ class Pipeline(Service):
             self._drained = None
             if timeout.active():
                 timeout.cancel()
-        await self._sessions.stop()
-        self._clock_watch.look()
-        unwritten = await self._jobs.close()
-        self._observer.stop()
+        await closing.close("the way to the workers", self._sessions.stop)
+        await closing.close("the watch of the clock", self._clock_watch.look)
+        unwritten = await closing.close("the store of jobs", self._jobs.close)
+        await closing.close("the statistics", self._observer.stop)
         if self._jobs.waiting.end():
             # What they write to their clients is to be sent before the process ends. The first turn may be this one.
             for _ in range(2):
                 await deferLater(self._reactor, 0)
-        self._say_what_is_left(unwritten)
+        self._say_what_is_left(unwritten or 0)
+        closing.check()
 
     def _look_at_clock(self, has_ended: bool) -> None:
         if not has_ended:

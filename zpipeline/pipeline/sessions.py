@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from zpipeline import protocol
+from zpipeline.closing import Closing
 from zpipeline.dispatch import GRACE, Dispatcher, Fate
 from zpipeline.entry import Entry, Session
 from zpipeline.errors import ProtocolError, UsageError
@@ -117,6 +118,7 @@ class Sessions:
         try:
             self._sink = Pull(factory, self._sink_address, self._received)
         except UsageError as error:
+            factory.close()
             raise UsageError(f"{error} (choose another --sink)") from None
         self._factory = factory
 
@@ -152,28 +154,40 @@ class Sessions:
         self._is_holding = True
 
     def stop(self) -> Deferred[None]:
-        """Disconnect from all: fires when all sockets are closed."""
+        """Disconnect from all: fires when all sockets are closed.
+
+        :raises NotClosed: (by the Deferred) some of it failed; all is closed nevertheless.
+        """
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        closing = Closing()
         links, self._links = self._links, []  # without any, nothing is scheduled
         for call in (self._wakeup, self._deadline):
             if call is not None and call.active():
                 call.cancel()
         self._wakeup = self._deadline = None
         for link in links:
-            session = self._dispatcher.session(link.session)
-            # A worker that has something to do, and whose ventilator will come back, reports to that one.
-            is_left_to_it = session is not None and session.in_flight and self._jobs.survive
-            if link.session in self._open and not self._plain and not is_left_to_it:
-                link.send(protocol.encode(protocol.Close(link.session)))
-            link.stop(LINGER_MS)
-            self._end_inquest(link, Fate.UNREACHABLE)
-            if session is not None:
-                self._roster[link.address].is_lost(self._times.wall())
-                self._dispatcher.lose(session)
-                self._jobs.verdict(session.number, Fate.UNREACHABLE, "")
+            await closing.close(f"the session with {link.address}", self._end_session, link)
+            await closing.close(f"the connection to {link.address}", link.stop, LINGER_MS)
         self._open.clear()
         self._processes.clear()
         factory, self._factory, self._sink = self._factory, None, None
-        return succeed(None) if factory is None else factory.close()
+        if factory is not None:
+            await closing.close("the sockets", factory.close)
+        closing.check()
+
+    def _end_session(self, link: Link) -> None:
+        session = self._dispatcher.session(link.session)
+        # A worker that has something to do, and whose ventilator will come back, reports to that one.
+        is_left_to_it = session is not None and session.in_flight and self._jobs.survive
+        if link.session in self._open and not self._plain and not is_left_to_it:
+            link.send(protocol.encode(protocol.Close(link.session)))
+        self._end_inquest(link, Fate.UNREACHABLE)
+        if session is not None:
+            self._roster[link.address].is_lost(self._times.wall())
+            self._dispatcher.lose(session)
+            self._jobs.verdict(session.number, Fate.UNREACHABLE, "")
 
     # Jobs go out
 

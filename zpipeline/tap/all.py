@@ -10,6 +10,7 @@ from twisted.application.service import IService
 from zpipeline.errors import UsageError
 from zpipeline.handlers import find_handler
 from zpipeline.tap.clock import go_steadily
+from zpipeline.tap.descriptors import soft_limit
 from zpipeline.tap.options import whole
 from zpipeline.tap.processes import Workers
 from zpipeline.tap.services import in_order
@@ -46,9 +47,10 @@ def makeService(options: Options) -> IService:
         find_handler(options["handler"])
     except UsageError as error:
         options.refuse(error, "see --handler")
+    open_files = soft_limit()  # before it is raised
     pipeline, listener = make_web(options, reactor, [f"tcp://127.0.0.1:{port}" for port in ports], plain=False)
     notify = notifier(reactor, pipeline)  # before the workers' environments are made
-    workers = Workers(reactor, on_console=options.logs_to_console, as_json=bool(options["log-json"]))
+    workers = Workers(reactor, open_files, on_console=options.logs_to_console, as_json=bool(options["log-json"]))
     for port in ports:
         workers.add(
             port,

@@ -11,6 +11,7 @@ from twisted.scripts.twistd import run
 from zope.interface import directlyProvides
 
 from zpipeline.tap import jsonlog
+from zpipeline.tap.descriptors import set_soft_limit
 
 #: Exit status of a worker that could not start, and has said why.
 REFUSED = os.EX_CONFIG
@@ -26,8 +27,12 @@ LOG_JSON = "--log-json"
 _KNOWN = ("twisted.scripts.", "twisted.internet.base", "zpipeline.tap.services")
 
 
-def main() -> None:
-    """Run ``zpipe-worker`` with the options of the command line until who started it is gone."""
+def main(open_files: int) -> None:
+    """Run ``zpipe-worker`` with the options of the command line until who started it is gone.
+
+    :param open_files: how many file descriptors it may have. Else it may have as many as who started it.
+    """
+    set_soft_limit(open_files)
     # A process group of its own: signals that a terminal, or kill(1), sends to a whole group are for who started it
     # to deal with, in order. And when that one is gone, the system hangs up on a group that is stopped.
     os.setpgid(0, 0)

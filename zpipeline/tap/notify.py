@@ -1,4 +1,8 @@
-"""Tells systemd how a service does, by the datagrams of sd_notify(3), if it asks for them (units of Type=notify)."""
+"""Tells systemd how a service does, by the datagrams of sd_notify(3), if it asks for them (units of Type=notify).
+
+The socket is there from the start, so that systemd hears of a process that has as many open files as it may have. What
+cannot be said is said later: systemd kills a service whose watchdog hears nothing.
+"""
 
 from __future__ import annotations
 
@@ -37,39 +41,52 @@ class Notifier:
         self._watched = for_us and watchdog.isascii() and watchdog.isdigit() and int(watchdog) > 0
         self._interval = min(_INTERVAL, int(watchdog) / 2e6) if self._watched else _INTERVAL
         self._status = status
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
+        if self._socket is not None:
+            self._socket.setblocking(False)
+        self._step = ""  # to be said first
         self._said: str | None = None
+        self._trouble: str | None = None
         self._call = LoopingCall(self._tell)
         self._call.clock = reactor
 
     def ready(self) -> None:
         """The service serves."""
-        if self._address and self._send("READY=1"):
+        if self._socket is not None:
+            self._step = "READY=1"
             self._call.start(self._interval)
 
     def stopping(self, status: str) -> None:
         """The service is being stopped, which may take its time."""
-        if self._address:
-            self._send("STOPPING=1")
+        if self._socket is not None:
             self._status = lambda: status
+            self._step = "STOPPING=1"
+            self._say_step()
+
+    def _say_step(self) -> None:
+        if self._step and self._send(self._step):
+            self._step = ""
 
     def _tell(self) -> None:
+        self._say_step()
         lines = ["WATCHDOG=1"] if self._watched else []
         status = printable(self._status())
         if status != self._said:
             lines.append(f"STATUS={status}")
-        if lines and self._send(*lines, flags=socket.MSG_DONTWAIT):
+        if lines and self._send(*lines):
             self._said = status
 
-    def _send(self, *lines: str, flags: int = 0) -> bool:
+    def _send(self, *lines: str) -> bool:
+        assert self._socket is not None
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.sendto("\n".join(lines).encode(), flags, self._address)
+            self._socket.sendto("\n".join(lines).encode(), self._address)
         except BlockingIOError:  # systemd has much to do: it is told the next time
             return False
         except OSError as error:
-            log.warn("systemd cannot be told how this service does: {why} (NOTIFY_SOCKET)", why=error.strerror or error)
-            self._address = ""
-            if self._call.running:
-                self._call.stop()
+            why = error.strerror or str(error)
+            if why != self._trouble:
+                self._trouble = why
+                log.warn("systemd cannot be told how this service does: {why} (NOTIFY_SOCKET); trying again", why=why)
             return False
+        self._trouble = None
         return True

@@ -15,8 +15,6 @@ from twisted.runner.procmon import LoggingProtocol, ProcessMonitor
 from zpipeline.tap.child import LOG_JSON, LOG_NAME, REFUSED
 from zpipeline.tap.jsonlog import LINE
 
-_COMMAND = [sys.executable, "-c", "from zpipeline.tap.child import main; main()"]
-
 #: In bytes: a traceback, or what a handler logs, may be long.
 _LONGEST_LINE = 1 << 24
 
@@ -24,6 +22,7 @@ _LONGEST_LINE = 1 << 24
 class Workers(ProcessMonitor):
     """Worker processes on this machine, that are started again when they die, and end when this process does.
 
+    :param open_files: how many file descriptors each may have: this process may have been allowed more.
     :param on_console: they write to this process's console themselves; else what they write goes into its log.
     :param as_json: they write JSON, an object a line.
     """
@@ -34,8 +33,9 @@ class Workers(ProcessMonitor):
     threshold = 10
     maxRestartDelay = 10
 
-    def __init__(self, reactor: Any, *, on_console: bool, as_json: bool = False) -> None:
+    def __init__(self, reactor: Any, open_files: int, *, on_console: bool, as_json: bool = False) -> None:
         super().__init__(reactor)
+        self._command = [sys.executable, "-c", f"from zpipeline.tap.child import main; main({open_files})"]
         self._on_console = on_console
         self._as_json = as_json
         self._ends: dict[str, Deferred[None]] = {}
@@ -47,7 +47,7 @@ class Workers(ProcessMonitor):
         env = {**os.environ, LOG_NAME: name} if named else dict(os.environ)
         if self._as_json:
             options = (LOG_JSON, *options)
-        self.addProcess(name, [*_COMMAND, f"--port={port}", *options], env=env)
+        self.addProcess(name, [*self._command, f"--port={port}", *options], env=env)
 
     def startProcess(self, name: str) -> None:
         """Start it; its standard input is a pipe that ends with this process."""

@@ -42,7 +42,8 @@ class InOrder(MultiService):
 
     SIGINT or SIGTERM stop them; asked a second time, while they end, the process ends at once.
 
-    The exit status is 0 then, unless what they leave is not clean.
+    The exit status is 0 then, unless what they leave is not clean, or one of them failed to stop: the others are
+    stopped nevertheless.
 
     :param waits: for what stopping waits, for the log.
     :param notifier: is told when all have started, and when they are stopped.
@@ -72,12 +73,14 @@ class InOrder(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        failed = False
         for service in reversed(list(self)):
             try:
                 await maybeDeferred(service.stopService)
             except Exception:
-                log.failure("{service} did not stop", service=service)
-        if not self._is_clean():
+                log.failure("{service} did not stop in order", service=service)
+                failed = True
+        if failed or not self._is_clean():
             # twistd has no way to say how it should end; the last that is registered is the first to be called
             atexit.register(_exit_unclean)
 

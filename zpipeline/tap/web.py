@@ -24,6 +24,7 @@ from zpipeline.pipeline import (
 from zpipeline.retries import MAX_ATTEMPTS
 from zpipeline.sockets import MAX_FRAME
 from zpipeline.tap.clock import go_steadily
+from zpipeline.tap.descriptors import most_connections, raise_soft_limit
 from zpipeline.tap.eof import leave_at_eof
 from zpipeline.tap.notify import Notifier
 from zpipeline.tap.options import LOG_JSON, UNTIL_EOF, address, one_of, seconds, seconds_to_seconds, whole
@@ -68,6 +69,13 @@ class WebOptions(CommonOptions):
             None,
             f"Unsettled jobs there may be; then 503. [default: {MAX_PENDING}; without journal {MAX_PENDING_IN_MEMORY}]",
             whole("max-pending"),
+        ],
+        [
+            "max-connections",
+            None,
+            None,
+            "HTTP connections there may be; beyond, 503. [default: half of the file descriptors, 10,000 at most]",
+            whole("max-connections"),
         ],
         ["max-body", None, MAX_BODY, "How many bytes one job may have; beyond, 413.", whole("max-body", 1, MAX_FRAME)],
         [
@@ -168,6 +176,14 @@ class Options(WebOptions):
 
 def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], plain: bool) -> tuple[Pipeline, Listener]:
     """The pipeline and its HTTP side, bound if that can be done now."""
+    descriptors = raise_soft_limit(reactor)
+    if options["max-connections"] is None:
+        options["max-connections"] = most_connections(descriptors)
+    elif options["max-connections"] >= descriptors:
+        options.refuse(
+            f"--max-connections {options['max-connections']}: this process may have {descriptors} file descriptors",
+            "choose less, or raise the hard limit: ulimit -Hn, or systemd's LimitNOFILE",
+        )
     try:
         pipeline = Pipeline(
             reactor,
@@ -189,6 +205,7 @@ def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], pl
             pipeline,
             max_body=options["max-body"],
             max_incoming=options["max-incoming"],
+            max_connections=options["max-connections"],
             access_log=bool(options["access-log"]),
             hosts=[*options["hosts"], *hosts_of(options["listen"])],
             reactor=reactor,

@@ -16,9 +16,10 @@ from werkzeug.exceptions import MethodNotAllowed
 from zpipeline import metrics
 from zpipeline.errors import JobDead, NotSettled, ResultGone
 from zpipeline.job import DeadLetter, DeadLetterSummary, JobStatus, parse_id
-from zpipeline.metrics import Exposition, PipelineCollector
+from zpipeline.metrics import ConnectionsCollector, Exposition, PipelineCollector
 from zpipeline.web import observe, page
 from zpipeline.web.batch import jobs_of
+from zpipeline.web.connections import Connections
 from zpipeline.web.idempotency import HEADER, key_of, refuse_key
 from zpipeline.web.observe import Events, stats_of, workers_of
 from zpipeline.web.openapi import description
@@ -82,17 +83,18 @@ class App:
     A route's Deferred is cancelled when its client is gone; a job that was pushed by then may run.
 
     :param reactor: IReactorTime.
+    :param connections: of its site.
     """
 
     app = Klein()
     app.url_map.merge_slashes = False  # or //batch would be answered with a redirection
 
-    def __init__(self, pipeline: Pipeline, *, max_body: int, reactor: Any) -> None:
+    def __init__(self, pipeline: Pipeline, *, max_body: int, reactor: Any, connections: Connections) -> None:
         self._pipeline = pipeline
         self._max_body = max_body
         self._turns = Turns(reactor)
         self._events = Events(pipeline)
-        self._exposition = Exposition(PipelineCollector(pipeline))
+        self._exposition = Exposition(PipelineCollector(pipeline), ConnectionsCollector(connections))
 
     @app.route("/")  # of any method: given GET, the router would answer HEAD too
     def push(self, request: Request) -> Deferred[bytes]:

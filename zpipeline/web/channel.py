@@ -95,6 +95,7 @@ class Channel(HTTPChannel):
         """The connection is there."""
         transport = self._networkProducer = self.transport
         self._can_send = isinstance(transport, Connection)  # not so with TLS
+        self.site.connections.opened()
         self.site.idle.seen(self)
         transport.registerProducer(self, True)
 
@@ -346,6 +347,7 @@ class Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is no more."""
+        self.site.connections.closed()
         self.site.idle.forget(self)
         if self._end_of_lingering is not None and self._end_of_lingering.active():
             self._end_of_lingering.cancel()

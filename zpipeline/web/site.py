@@ -15,6 +15,7 @@ from twisted.web.http import combinedLogFormatter, datetimeToLogString
 from zpipeline.steady import steady
 from zpipeline.web.app import App, Pipeline
 from zpipeline.web.channel import Channel
+from zpipeline.web.connections import Connections
 from zpipeline.web.idle import Idle
 from zpipeline.web.incoming import Incoming
 from zpipeline.web.origins import Origins
@@ -36,6 +37,7 @@ class Site(server.Site):
     :ivar max_body: of one job, in bytes.
     :ivar incoming: the bodies that are being received, or are not done with.
     :ivar origins: whose requests are answered.
+    :ivar connections: how many there are, and may be.
     :ivar idle: its connections that wait for something to come.
     """
 
@@ -47,12 +49,14 @@ class Site(server.Site):
         *,
         max_body: int,
         max_incoming: int,
+        max_connections: int | None,
         access_log: bool,
         hosts: Iterable[str],
         reactor: Any,
     ) -> None:
         reactor = steady(reactor)
-        app = App(pipeline, max_body=max_body, reactor=reactor)
+        self.connections = Connections(max_connections, reactor)
+        app = App(pipeline, max_body=max_body, reactor=reactor, connections=self.connections)
         super().__init__(Routes(app.app, app.failed), reactor=reactor)
         self.pipeline = pipeline
         self.max_body = max_body
@@ -60,6 +64,10 @@ class Site(server.Site):
         self.origins = Origins(hosts)
         self.idle = Idle(reactor, IDLE_SECONDS)
         self._access_log = access_log
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """What speaks on a new connection."""
+        return self.connections.refuse() if self.connections.is_full else super().buildProtocol(addr)
 
     def log(self, request: Any) -> None:
         """A request has been answered."""
@@ -76,6 +84,7 @@ def make_site(
     *,
     max_body: int = 1 << 20,
     max_incoming: int = MAX_INCOMING,
+    max_connections: int | None = None,
     access_log: bool = False,
     hosts: Iterable[str] = (),
     reactor: Any,
@@ -84,6 +93,8 @@ def make_site(
 
     :param max_body: how large one job may be, in bytes; a batch as a whole may be 64 times that.
     :param max_incoming: how many bytes all bodies may have together that are being received; beyond, 503.
+    :param max_connections: how many there may be at once; beyond, a connection gets 503 and is closed. None for any
+        number: then see to it that they do not take all file descriptors that the process may have.
     :param access_log: whether every request is logged, in the combined log format.
     :param hosts: names that lead here. Loopback names and IP addresses do anyway; requests that name another host get
         421, as a page of any site can have a name of its own lead here.
@@ -93,6 +104,7 @@ def make_site(
         pipeline,
         max_body=max_body,
         max_incoming=max_incoming,
+        max_connections=max_connections,
         access_log=access_log,
         hosts=hosts,
         reactor=reactor,
