@@ -84,7 +84,8 @@ class Tables:
 
     def commit(self) -> None:
         """Everything since `begin` is there to stay, and on the disk, if the connection is one that waits for that."""
-        self._connection.execute("COMMIT")
+        # not by execute, which lets go of the interpreter, and has to get it back, several times for a statement
+        self._connection.commit()
         self._counts.committed()
         self._forgetting.committed()
         changes, self._changes = self._connection.total_changes - self._changes, self._connection.total_changes

@@ -432,6 +432,7 @@ class Writer:
         """
         tables = self._tables
         try:
+            self._identity.check()  # not in `_commit`: each call of the system there has to get the interpreter back
             tables.begin(wait=wait)
             batch.settled_elsewhere = tables.write(batch.facts)
             for each in asked:
@@ -469,11 +470,10 @@ class Writer:
         batch = self._batch
         assert batch is not None
         try:
-            self._identity.check()
             self._tables.commit()
         except Exception as error:
             batch.error = self._undo(error)
-            if not isinstance(error, Mislaid) and may_be_written(error):
+            if may_be_written(error):
                 is_gone = self._write_over()
                 batch.is_doubtful = not is_gone
                 batch.has_written = is_gone or is_unsynced(error)
