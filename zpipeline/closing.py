@@ -27,10 +27,12 @@ class Closing:
         """
         try:
             return await maybeDeferred(close, *args)
+        except NotClosed:  # it has logged its own
+            self._failed.append(what)
         except Exception:
             log.failure("{what} could not be closed; all else is closed nevertheless", what=what)
             self._failed.append(what)
-            return None
+        return None
 
     def check(self) -> None:
         """Everything has been closed.

@@ -111,8 +111,11 @@ class Factory(ZmqFactory):  # type: ignore[misc]
         closing = Closing()
         for connection in list(self.connections):
             await closing.close("a socket", connection.close)
-        # It blocks while sockets linger. It closes those that could not be closed above, or it would block for ever.
-        end = self.context.destroy
+        for connection in list(self.connections):  # those that failed
+            await closing.close("the reader of a socket", self.reactor.removeReader, connection)
+            await closing.close("a socket of libzmq", connection.socket.close, 0)
+        # It blocks while sockets linger, and for ever while one is open.
+        end = self.context.term
         await closing.close("ZeroMQ's context", deferToThreadPool, self.reactor, self.reactor.getThreadPool(), end)
         closing.check()
 

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from zpipeline.errors import UsageError
+from zpipeline.tap.accepting import pause_when_failing
 from zpipeline.tap.notify import Notifier
 
 #: Signals within so many seconds of the first are one asking: timeout(1), for one, sends two.
@@ -133,6 +134,7 @@ class Listener(Service):
         self._description = description
         self._factory = factory
         self._port: IListeningPort | None = None
+        self._reactor = reactor
         try:
             self._endpoint = serverFromString(reactor, _with_backlog(description))
         except Exception as error:  # endpoints are plugins, and each has its own way
@@ -174,6 +176,7 @@ class Listener(Service):
 
     def _is_bound(self, port: IListeningPort) -> None:
         self._port = port
+        pause_when_failing(self._reactor, port)
 
 
 def _with_backlog(description: str) -> str:
