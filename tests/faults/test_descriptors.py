@@ -127,7 +127,7 @@ class Descriptors(RigCase):
             worker.end()
             self.rig.again(worker)
             self.rig.until("it takes part again", lambda: web.log.count(f"{worker.port}: ready (") == 2)
-            last.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            last.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
             self.assertIn(b" 200 OK\r\n", last.recv(1000))
         self.rig.until("there is room", lambda: get(web.port, "/health/live")[0] == 200)
         self.ends_in_order(web)
