@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from zpipeline.entry import Cause
 from zpipeline.errors import (
     Draining,
     Full,
@@ -82,6 +83,13 @@ class MeasuresTests(SynchronousTestCase):
         measures = Measures()
         measures.refuse(UsageError(), 1)
         self.assertEqual(set(measures.refused.values()), {0})
+
+    def test_redeliveries_count_whatever_their_cause(self) -> None:
+        measures = Measures()
+        self.assertEqual(measures.redelivered, 0)
+        for number, cause in enumerate(Cause, 1):
+            measures.redeliveries[cause] += number
+        self.assertEqual(measures.redelivered, 6)
 
     def test_a_commit_counts_by_its_time_and_by_its_jobs(self) -> None:
         commits = Commits()
