@@ -12,8 +12,10 @@ from stat import S_ISREG
 #: What SQLite's log begins with (https://www.sqlite.org/fileformat2.html, "The WAL File Format"), but for its last bit.
 _MAGIC = b"\x37\x7f\x06\x82"
 
-#: The smallest page that SQLite has.
-_SMALLEST = 512
+#: The smallest page that SQLite has, in bytes.
+SMALLEST = 512
+
+_RESTART = "stop this process and start it again"
 
 
 class Mislaid(Exception):
@@ -51,7 +53,7 @@ class Identity:
                 continue  # nothing is known: writing tells what is wrong
             if _identity(found) != known:
                 raise Mislaid(f"another file has taken the place of {name}: put the first one back, or {_RESTART}")
-            if name == self._names[0] and S_ISREG(found.st_mode) and found.st_size < _SMALLEST:
+            if name == self._names[0] and S_ISREG(found.st_mode) and found.st_size < SMALLEST:
                 raise Mislaid(f"{name} was cut off while it was in use: {_RESTART} with a backup")
         self._check_log()
 
@@ -67,9 +69,6 @@ class Identity:
     def close(self) -> None:
         """Look no more."""
         os.close(self._log)
-
-
-_RESTART = "stop this process and start it again"
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import sqlite3
 from twisted.logger import Logger
 
 from zpipeline.errors import UsageError
+from zpipeline.journal.identity import SMALLEST
 from zpipeline.journal.schema import APPLICATION, VERSION, complete, create, explain
 from zpipeline.journal.tables import ROWS
 from zpipeline.store import Opened
@@ -20,9 +21,6 @@ LOG_SIZE = 16 << 20
 
 #: Each number of rows has a statement of its own, and each is prepared but once.
 _STATEMENTS = 8 * ROWS
-
-#: The smallest page that SQLite has, in bytes.
-_SMALLEST = 512
 
 #: How long another program that holds the file is waited for, in seconds.
 PATIENCE = 1.0
@@ -98,7 +96,7 @@ def _make_ready(path: str, real: str, is_known: bool) -> None:
             f"the journal {path} is empty, though there were jobs in it: restore it from a backup, or remove it to "
             "begin anew"
         )
-    if 0 < found.st_size < _SMALLEST and os.path.isfile(real):
+    if 0 < found.st_size < SMALLEST and os.path.isfile(real):
         raise UsageError(
             f"the journal {path}: it is damaged, or no SQLite file ({found.st_size} bytes): restore it from a backup, "
             "or name another with --journal"

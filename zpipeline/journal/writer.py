@@ -354,7 +354,8 @@ class Writer:
             if not self._doubtful:
                 self._doubtful_since = time.monotonic()
             self._doubtful += [each for each in batch.asked if each.refusal is not None]
-            asked = [each for each in asked if each not in self._doubtful]
+            doubtful = set(self._doubtful)  # there may be thousands
+            asked = [each for each in asked if each not in doubtful]
         for_good = self._is_damaged or self._closing is not None
         if self._doubtful and (for_good or time.monotonic() > self._doubtful_since + MOST_DOUBT):
             for each in self._doubtful:
