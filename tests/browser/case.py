@@ -6,6 +6,7 @@ Playwright drives Chromium, headless, without the reactor: nothing of these test
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -16,11 +17,11 @@ from unittest import SkipTest
 from urllib.parse import urlsplit
 
 from tests.faults.case import RigCase
-from tests.faults.load import Load
+from tests.faults.load import Load, dead_letters, request
 from tests.faults.rig import TWISTD, Process, free_port
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Locator, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
@@ -144,3 +145,24 @@ class BrowserCase(RigCase):
             if time.monotonic() > deadline:
                 self.fail(f"not within {SOON / 1000:g} seconds: {what}\n{self.rig.logs()}")
             page.wait_for_timeout(50)
+
+
+class DeadLetterCase(BrowserCase):
+    """Tests of dead letters.
+
+    :ivar web: the web side, which `setUp` starts.
+    """
+
+    web: Process
+
+    def kill(self, body: bytes, headers: str = "") -> str:
+        """Push a job, and wait until it is dead: its id."""
+        status, _, answer = request(self.web.port, "POST", "/", body, headers)
+        self.assertEqual(status, 202, answer)
+        job_id: str = json.loads(answer)["id"]
+        self.rig.until("it is dead", lambda: job_id in dead_letters(self.web.port))
+        return job_id
+
+    def row_of(self, page: Page, job_id: str) -> Locator:
+        """What the page has of this dead letter."""
+        return page.locator(f'#dead-table tbody[data-key^="{job_id}"]')

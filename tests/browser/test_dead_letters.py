@@ -5,31 +5,19 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tests.browser.case import BrowserCase
+from tests.browser.case import DeadLetterCase
 from tests.faults.load import dead_letters, post, request
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Page
 
 MARKUP = "<img src=x onerror=\"document.title = 'taken'\">"
 
 
-class DeadLetters(BrowserCase):
+class DeadLetters(DeadLetterCase):
     def setUp(self) -> None:
         super().setUp()
         self.web, _ = self.start(workers=1)
-
-    def kill(self, body: bytes, headers: str = "") -> str:
-        """Push a job, and wait until it is dead: its id."""
-        status, _, answer = request(self.web.port, "POST", "/", body, headers)
-        self.assertEqual(status, 202)
-        job_id: str = json.loads(answer)["id"]
-        self.rig.until("it is dead", lambda: job_id in dead_letters(self.web.port))
-        return job_id
-
-    def row_of(self, page: Page, job_id: str) -> Locator:
-        """What the page has of this one."""
-        return page.locator(f'#dead-table tbody[data-key^="{job_id}"]')
 
     def gone(self, page: Page, job_id: str) -> None:
         """Wait until the page has it no more."""

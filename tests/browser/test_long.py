@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.browser.case import BrowserCase
-from tests.faults.load import dead_letters, get, request
+from tests.browser.case import DeadLetterCase
+from tests.faults.load import get
 from tests.faults.rig import TWISTD, free_port
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def headers(*, many: bool) -> str:
     return "".join(f"{name}: {value}\r\n" for name, value in lines.items())
 
 
-class Long(BrowserCase):
+class Long(DeadLetterCase):
     def setUp(self) -> None:
         super().setUp()
         (self.rig.folder / f"{MODULE}.py").write_text(SOURCE)
@@ -77,18 +77,6 @@ class Long(BrowserCase):
         self.rig.start("worker", [*TWISTD, "zpipe-worker", f"--port={port}", f"--handler={HANDLER}"], port)
         self.web = self.rig.web([port, f"tcp://{ADDRESS}"], "--attempts=1")
         self.rig.until_ready(self.web, 1)
-
-    def kill(self, body: bytes, headers: str = "") -> str:
-        """Push a job, and wait until it is dead: its id."""
-        status, _, answer = request(self.web.port, "POST", "/", body, headers)
-        self.assertEqual(status, 202, answer)
-        job_id: str = json.loads(answer)["id"]
-        self.rig.until("it is dead", lambda: job_id in dead_letters(self.web.port))
-        return job_id
-
-    def row_of(self, page: Page, job_id: str) -> Locator:
-        """What the page has of this dead letter."""
-        return page.locator(f'#dead-table tbody[data-key^="{job_id}"]')
 
     def unfold(self, page: Page, job_id: str) -> Locator:
         """Its details, shown."""
