@@ -88,10 +88,13 @@ class Long(DeadLetterCase):
     def push(self, page: Page, body: str) -> str:
         """Push a test job, and wait for its result: its id."""
         page.get_by_role("textbox", name="Body").fill(body)
-        page.get_by_role("button", name="Push").click()
-        page.locator("#lookup-said", has_text="done").wait_for()
+        with page.expect_response(lambda answer: answer.request.method == "POST") as accepted:
+            page.get_by_role("button", name="Push").click()
+        job_id: str = accepted.value.json()["id"]
+        # What an earlier job gave is hidden as soon as this one is looked up.
+        page.wait_for_function("id => document.querySelector('#lookup').elements.id.value === id", arg=job_id)
         page.locator("#lookup-type").wait_for()
-        return page.get_by_label("Id").input_value()
+        return job_id
 
     def download(self, page: Page, part: Locator) -> tuple[str, bytes]:
         """What its button saves: the name of the file, and its content."""

@@ -19,6 +19,8 @@ let following = 0;
 export async function lookUp(id) {
   const mine = ++following;
   at("lookup").elements.id.value = id;
+  tell("lookup-said", "");
+  at("lookup-job").hidden = true;
   at("lookup-result").hidden = true;
   for (;;) {
     let job;
