@@ -118,7 +118,8 @@ class WebSideTests(CostCase):
     def test_a_line_of_a_batch(self) -> None:
         channel, transport = self.connection()
         lines = (BODY + b"\n") * JOBS
-        head = b"POST /batch HTTP/1.1\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % len(lines)
+        head = b"POST /batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+        head += b"Content-Length: %d\r\n\r\n" % len(lines)
         self.assert_costs(230, lambda: channel.dataReceived(head + lines))
         self.assertEqual(transport.value()[9:12], b"202")
 

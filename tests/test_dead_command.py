@@ -26,8 +26,8 @@ from zpipeline.dead.text import table
 from zpipeline.errors import Draining, JournalError
 from zpipeline.job import make_id
 from zpipeline.web import app, make_site
+from zpipeline.web.http.request import Request
 from zpipeline.web.problems import nothing_here
-from zpipeline.web.request import Request
 
 ZPIPE = [sys.executable, "-c", "import sys; from zpipeline.cli import main; sys.exit(main())", "dead"]
 EVIL = "\x1b[31mred\x07\r\n\x9b2J\u202eback"
@@ -354,6 +354,8 @@ class TroubleTests(CommandTestCase):
         self.patch(client.DeadLetters, "patience", 0.2)
         self.pipeline.held = []
         await self.assert_fails(f"{self.url} does not answer", "list")
+        for answer in self.pipeline.held:
+            answer()
 
     async def test_what_the_web_refuses_is_told(self) -> None:
         self.pipeline.error = JournalError("jobs.sqlite cannot be read: \x1b[31m")

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.test_web import MemoryPipeline, WebTestCase, next_turn
 from zpipeline.job import make_id
-from zpipeline.web import make_site
+from zpipeline.web import app, make_site
 
 CHUNKED = "transfer-encoding: chunked"
 
@@ -33,8 +33,13 @@ def talk(*pieces: bytes) -> tuple[bytes, MemoryPipeline, StringTransport]:
 class Transport(StringTransport):
     """One that can close its half."""
 
+    aborted = False
+
     def loseWriteConnection(self) -> None:
         self.disconnecting = True
+
+    def abortConnection(self) -> None:
+        self.aborted = True
 
 
 def statuses(answers: bytes) -> list[int]:
@@ -48,7 +53,7 @@ class StrictTests(SynchronousTestCase):
     def assert_refused(self, request: bytes, status: int = 400) -> None:
         # What follows would be taken for a request by a reader who sees the end elsewhere.
         for pieces in (
-            [request + b"GET /?smuggled HTTP/1.1\r\n\r\n"],
+            [request + b"GET /?smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n"],
             [request[i : i + 1] for i in range(len(request))],
         ):
             answers, pipeline, transport = talk(*pieces)
@@ -79,8 +84,16 @@ class StrictTests(SynchronousTestCase):
         self.assert_head_refused(b"transfer-encoding: chunked", b"transfer-encoding: chunked", body=b"0\r\n\r\n")
 
     def test_transfer_codings_that_are_not_understood(self) -> None:
-        for coding in (b"gzip, chunked", b"identity", b"gzip", b"xchunked"):
+        for coding in (b"gzip, chunked", b"identity,\tChunked"):
             self.assert_head_refused(b"transfer-encoding: " + coding, body=b"0\r\n\r\n", status=501)
+        for coding in (b"identity", b"gzip", b"xchunked", b"chunked, gzip"):  # where such a body ends is not known
+            self.assert_head_refused(b"transfer-encoding: " + coding, body=b"0\r\n\r\n")
+
+    def test_transfer_codings_over_two_lines(self) -> None:
+        self.assert_head_refused(b"transfer-encoding: gzip", b"transfer-encoding: chunked", body=b"0\r\n\r\n")
+
+    def test_chunks_in_http_1_0(self) -> None:
+        self.assert_refused(b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n")
 
     def test_headers_whose_names_or_ends_are_in_doubt(self) -> None:
         for header in (
@@ -115,25 +128,44 @@ class StrictTests(SynchronousTestCase):
             b"GET / HTTP/1.1 x",
             b"GET / HTTP/11",
             b"GET / http/1.1",
-            b"GET / HTTP/1.2",
+            b"GET / RTSP/1.0",
+            b"GET  / HTTP/1.1",
+            b"GET /  HTTP/1.1",
+            b"GET / HTTP/1.1 ",
+            b" GET / HTTP/1.1",
+            b"GET\t/ HTTP/1.1",
+            b"GET nothing HTTP/1.1",
+            b"GET * HTTP/1.1",
+            b"GET ftp://localhost/ HTTP/1.1",
+            b"GET http:///x HTTP/1.1",
+            b"GET http://me@localhost/ HTTP/1.1",
             b"G\x00T / HTTP/1.1",
         ):
             self.assert_refused(line + b"\r\nhost: localhost\r\n\r\n")
         self.assert_refused(b"GET /?\xff HTTP/1.1\r\nhost: localhost\r\n\r\n")
 
     def test_other_versions(self) -> None:
-        for version in (b"2.0", b"0.9"):
+        for version in (b"2.0", b"0.9", b"1.2"):
             self.assert_refused(b"GET / HTTP/" + version + b"\r\nhost: localhost\r\n\r\n", 505)
 
     def test_methods_that_nobody_knows(self) -> None:
         for method in (b"get", b"FROBNICATE", b"PRI"):
-            self.assert_refused(method + b" / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            answers, pipeline, _ = talk(method + b" / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            self.assertEqual((statuses(answers), pipeline.jobs), ([405], []))
+
+    def test_a_host_that_is_missing(self) -> None:
+        self.assert_refused(b"GET /?a HTTP/1.1\r\naccept: */*\r\n\r\n")
+
+    def test_more_than_one_empty_line_before_a_request(self) -> None:
+        self.assert_refused(b"\r\n\r\nGET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
 
 
 class BoundTests(SynchronousTestCase):
     def test_headers_are_bounded_in_size(self) -> None:
         fits = (
-            b"GET / HTTP/1.1\r\n" + b"x-%d: %b\r\n" * 4 % tuple(v for n in range(4) for v in (n, b"v" * 4000)) + b"\r\n"
+            b"GET / HTTP/1.1\r\nhost: localhost\r\n"
+            + b"x-%d: %b\r\n" * 4 % tuple(v for n in range(4) for v in (n, b"v" * 4000))
+            + b"\r\n"
         )
         self.assertEqual(statuses(talk(fits)[0]), [202])
         for pieces in (
@@ -145,22 +177,28 @@ class BoundTests(SynchronousTestCase):
 
     def test_headers_are_bounded_in_number(self) -> None:
         for number, status in ((500, 202), (501, 431)):
-            self.assertEqual(statuses(talk(b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * number + b"\r\n")[0]), [status])
+            self.assertEqual(
+                statuses(talk(b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"x: y\r\n" * (number - 1) + b"\r\n")[0]),
+                [status],
+            )
 
     def test_a_request_line_without_end(self) -> None:
         self.assertEqual(statuses(talk(b"GET /?", *[b"x" * 1000] * 17)[0]), [431])
 
     def test_fields_after_a_body_are_bounded_and_of_no_use(self) -> None:
-        start = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+        start = b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
         answers, pipeline, _ = talk(start + b"x-late: 1\r\n\r\n")
         self.assertEqual(statuses(answers), [202])
         self.assertEqual(pipeline.jobs, [(b"a", {"zpipe-method": "POST", "zpipe-path": "/"})])
         for late in ([b"x-late: 1\r\n" * 2000], [b"x-late: ", *[b"v" * 1000] * 17]):
             self.assertEqual(statuses(talk(start, *late)[0]), [431])
+        for late in (b"no colon\r\n\r\n", b" x: 1\r\n\r\n", b"x: \x00\r\n\r\n"):
+            self.assertEqual(statuses(talk(start, late)[0]), [400])
 
     def test_chunk_extensions_without_end(self) -> None:
-        start = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;"
-        self.assertEqual(statuses(talk(start, *[b"x" * 1000] * 17)[0]), [431])
+        start = b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1;"
+        for rest in ([b"x" * 1000] * 2, [b"x" * 2000 + b"\r\n"]):
+            self.assertEqual(statuses(talk(start, *rest)[0]), [400])
 
 
 class UpgradeTests(WebTestCase):
@@ -180,11 +218,11 @@ class UpgradeTests(WebTestCase):
     async def test_bodies_of_such_requests_are_bodies(self) -> None:
         for split in (1, 7, 10_000):
             self.pipeline.jobs.clear()
-            start = "\r\n".join(["POST / HTTP/1.1", *self.UPGRADE])
+            start = "\r\n".join(["POST / HTTP/1.1", "host: localhost", *self.UPGRADE])
             stream = (
                 f"{start}\r\ncontent-length: 6\r\n\r\nGET / {start}\r\n{CHUNKED}\r\n\r\n3\r\nPOS\r\n0\r\n\r\n".encode()
             )
-            stream += b"GET /?last HTTP/1.1\r\n\r\n"
+            stream += b"GET /?last HTTP/1.1\r\nhost: localhost\r\n\r\n"
             connection = await self.connect()
             for start_of_piece in range(0, len(stream), split):
                 connection.transport.write(stream[start_of_piece : start_of_piece + split])
@@ -208,11 +246,14 @@ class UpgradeTests(WebTestCase):
 
 class OrderTests(WebTestCase):
     async def test_what_is_refused_waits_for_the_answers_before_it(self) -> None:
-        for refused, status in ((b"junk\r\n\r\n", 400), (b"POST / HTTP/1.1\r\ncontent-length: 9999999\r\n\r\n", 413)):
+        for refused, status in (
+            (b"junk\r\n\r\n", 400),
+            (b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999999\r\n\r\n", 413),
+        ):
             self.pipeline.held = []
             pushed = self.pipeline.next_push()
             connection = await self.connect()
-            connection.transport.write(b"GET /?a HTTP/1.1\r\n\r\n" + refused)
+            connection.transport.write(b"GET /?a HTTP/1.1\r\nhost: localhost\r\n\r\n" + refused)
             await pushed
             self.assertEqual(connection.received, b"")
             self.pipeline.held[0]()
@@ -221,7 +262,9 @@ class OrderTests(WebTestCase):
 
     async def test_nothing_after_the_last_request_is_begun(self) -> None:
         connection = await self.connect()
-        connection.transport.write(b"GET /?a HTTP/1.1\r\nconnection: x, Close\r\n\r\nGET /?b HTTP/1.1\r\n\r\njunk")
+        connection.transport.write(
+            b"GET /?a HTTP/1.1\r\nhost: localhost\r\nconnection: x, Close\r\n\r\nGET /?b HTTP/1.1\r\n\r\njunk"
+        )
         self.assertEqual((await connection.answer()).headers["connection"], "close")
         await connection.end()
         self.assertEqual((self.pipeline.bodies, connection.received), ([b"a"], b""))
@@ -231,7 +274,8 @@ class OrderTests(WebTestCase):
         pushed = self.pipeline.next_push()
         connection = await self.connect()
         connection.transport.write(
-            b"GET /?a HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n"
+            b"GET /?a HTTP/1.1\r\nhost: localhost\r\n\r\n"
+            b"POST / HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n"
         )
         await pushed
         self.assertEqual(connection.received, b"")
@@ -248,7 +292,7 @@ class OrderTests(WebTestCase):
         connection.send("GET /?a")
         await pushed
         (served,) = self.channels
-        connection.transport.write(b"GET /?b HTTP/1.1\r\n\r\n" * 10_000)
+        connection.transport.write(b"GET /?b HTTP/1.1\r\nhost: localhost\r\n\r\n" * 10_000)
         while not served._is_paused:
             await next_turn()
         held, self.pipeline.held = self.pipeline.held, None
@@ -263,7 +307,7 @@ class OrderTests(WebTestCase):
         (served,) = self.channels
         sent = 0
         while not served._is_paused and sent < 200_000:
-            connection.transport.write(b"GET /?b HTTP/1.1\r\n\r\n" * 1000)
+            connection.transport.write(b"GET /?b HTTP/1.1\r\nhost: localhost\r\n\r\n" * 1000)
             sent += 1000
             await next_turn()
         self.assertTrue(served._is_paused)
@@ -272,31 +316,179 @@ class OrderTests(WebTestCase):
             self.assertEqual((await connection.answer()).status, 202)
 
 
-class TimeoutTests(SynchronousTestCase):
-    def test_a_connection_ends_that_is_idle_for_a_minute(self) -> None:
+class DeadlineTests(SynchronousTestCase):
+    """Each wait for a client has an end."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.pipeline = MemoryPipeline()
+        self.served = make_site(self.pipeline, reactor=self.clock).buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        self.transport = Transport()
+        self.served.makeConnection(self.transport)
+
+    def assert_told(self, detail: str) -> None:
+        """The client is told that it was too late, and may read that."""
+        answers = self.transport.value()
+        self.assertEqual(statuses(answers)[-1], 408)
+        self.assertIn(detail, answers.decode())
+        self.assertIn(b"Connection: close", answers)
+        self.assertTrue(self.transport.disconnecting)
+        self.assertEqual(self.transport.producerState, "producing")
+
+    def test_a_connection_ends_that_is_idle_for_long(self) -> None:
+        self.pipeline.held = []
+        self.clock.advance(74)
+        self.served.dataReceived(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        self.clock.pump([30] * 10)
+        self.assertFalse(self.transport.disconnecting, "it is being answered")
+        self.pipeline.held[0]()
+        self.clock.advance(74)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(1)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_an_empty_line_is_no_beginning_of_a_head(self) -> None:
+        self.served.dataReceived(b"\r\n")
+        self.clock.advance(74)
+        self.assertEqual((self.transport.value(), self.transport.disconnecting), (b"", False))
+
+    def test_a_head_that_comes_byte_by_byte_has_30_seconds(self) -> None:
+        for byte in b"GET / HTTP/1.1\r\nx: 12345678901":
+            self.assertEqual(self.transport.value(), b"")
+            self.served.dataReceived(bytes([byte]))
+            self.clock.advance(1)
+        self.assert_told("the head of a request takes 30 seconds")
+
+    def test_each_head_has_its_own(self) -> None:
+        for _ in range(3):
+            self.served.dataReceived(b"GET / HTTP/1.1\r\n")
+            self.clock.advance(29)
+            self.served.dataReceived(b"host: localhost\r\n\r\n")
+        self.assertEqual(statuses(self.transport.value()), [202] * 3)
+
+    def test_a_body_has_a_least_rate(self) -> None:
+        for framing, part in (
+            (b"content-length: 1000000", b"x" * 16_000),
+            (b"transfer-encoding: chunked", b"3e80\r\n" + b"x" * 16_000 + b"\r\n"),
+        ):
+            self.setUp()
+            self.served.dataReceived(b"POST / HTTP/1.1\r\nhost: localhost\r\n%b\r\n\r\n" % framing)
+            for _ in range(10):
+                self.clock.advance(14.9)
+                self.served.dataReceived(part)
+            self.assertEqual(self.transport.value(), b"", "it comes fast enough")
+            self.clock.pump([1] * 60)
+            self.assert_told("30720 bytes each 30 seconds")
+            self.assertEqual(self.pipeline.jobs, [])
+
+    def test_each_body_has_its_own_time(self) -> None:
+        head = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\na"
+        self.served.dataReceived(head)
+        for _ in range(5):
+            self.clock.advance(29)
+            self.served.dataReceived(b"b" + head)
+        self.assertEqual(statuses(self.transport.value()), [202] * 5)
+
+    def test_a_client_that_has_closed_its_half_waits_for_30_seconds(self) -> None:
+        self.pipeline.held = []
+        self.served.dataReceived(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2)
+        self.served.readConnectionLost()
+        self.clock.advance(29)
+        self.pipeline.held.pop()()
+        self.assertEqual(statuses(self.transport.value()), [202])
+        self.clock.advance(29)
+        self.assertFalse(self.transport.aborted)
+        self.clock.advance(1)
+        self.assertTrue(self.transport.aborted)
+
+    def test_an_answer_that_is_not_read_for_30_seconds_is_the_last(self) -> None:
+        request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        self.served.dataReceived(request)
+        producer = self.transport.producer
+        assert producer is not None
+        for _ in range(3):
+            producer.pauseProducing()
+            self.served.dataReceived(request)
+            self.clock.advance(29)
+            producer.resumeProducing()
+        self.assertEqual(statuses(self.transport.value()), [202] * 4)
+        producer.pauseProducing()
+        self.clock.advance(30)
+        self.assertTrue(self.transport.aborted)
+
+
+class ShareTests(WebTestCase):
+    """What one client asks for takes nothing from others."""
+
+    async def test_a_long_row_of_requests_gives_others_their_turn(self) -> None:
+        row = await self.connect()
+        row.transport.write(b"GET /?a HTTP/1.1\r\nhost: localhost\r\n\r\n" * 10_000)
+        most = before = 0
+        while before < 10_000:
+            await next_turn()
+            most, before = max(most, len(self.pipeline.jobs) - before), len(self.pipeline.jobs)
+        self.assertLess(most, 1000)
+        for _ in range(10_000):
+            self.assertEqual((await row.answer()).status, 202)
+
+    async def test_many_small_chunks_give_others_their_turn(self) -> None:
         clock = Clock()
-        pipeline = MemoryPipeline()
-        pipeline.held = []
-        served = make_site(pipeline, reactor=clock).buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
-        transport = Transport()
-        served.makeConnection(transport)
-        clock.advance(59)
-        served.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
-        clock.pump([30] * 10)
-        self.assertFalse(transport.disconnecting, "it is being answered")
-        pipeline.held[0]()
-        clock.advance(59)
-        self.assertFalse(transport.disconnecting)
-        clock.advance(1)
-        self.assertTrue(transport.disconnecting)
+        site = make_site(self.pipeline, reactor=clock)
+        served = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        served.makeConnection(Transport())
+        self.patch(clock, "seconds", lambda: float(served._coming.size if served._coming else 0))
+        served.dataReceived(b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
+        served.dataReceived(b"2\r\nab\r\n" * 9000)
+        self.assertLess(served._coming.size, 2000)
+        while served._coming.size < 18_000:
+            size = served._coming.size
+            site.turns._next()
+            self.assertTrue(size < served._coming.size < size + 2000)
+
+    async def test_who_goes_while_others_have_their_turn_leaves_nothing(self) -> None:
+        clock = Clock()
+        site = make_site(self.pipeline, reactor=clock)
+        served = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        served.makeConnection(Transport())
+        self.patch(clock, "seconds", lambda: float(len(self.pipeline.jobs)))
+        served.dataReceived(b"GET /?b HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100)
+        answered = len(self.pipeline.jobs)
+        self.assertLess(answered, 10)
+        served.connectionLost()
+        clock.advance(0)
+        self.assertEqual(len(self.pipeline.jobs), answered)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    async def test_no_request_is_begun_while_answers_are_not_read(self) -> None:
+        begun: list[None] = []
+
+        def large(pipeline: object) -> dict[str, str]:
+            begun.append(None)
+            return {"stats": "x" * 1_000_000}
+
+        self.patch(app, "stats_of", large)
+        connection = await self.connect()
+        connection.transport.pauseProducing()
+        for _ in range(60):
+            connection.send("GET /stats")
+        (served,) = self.channels
+        while not served.is_behind:
+            await next_turn()
+        for _ in range(100):
+            await next_turn()
+        self.assertLess(len(begun), 60)
+        connection.transport.resumeProducing()
+        for _ in range(60):
+            self.assertEqual(len((await connection.answer()).body), 1_000_013)
 
 
 STREAM = (
-    b"GET /?a HTTP/1.1\r\nx-a: 1\r\n\r\n\r\n"
-    b"POST / HTTP/1.1\r\nContent-Length: 18\r\n\r\nGET / HTTP/1.1\r\n\r\n"
-    b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2;x=y\r\nbc\r\n1\r\nd\r\n0\r\nx: y\r\n\r\n"
-    b"POST /batch HTTP/1.1\r\ncontent-type: application/x-ndjson\r\ncontent-length: 4\r\n\r\n1\n2\n"
-    b"PUT / HTTP/1.1\r\ncontent-length: 1\r\n\r\nx"
+    b"GET /?a HTTP/1.1\r\nhost: localhost\r\nx-a: 1\r\n\r\n\r\n"
+    b"POST / HTTP/1.1\r\nhost: localhost\r\nContent-Length: 18\r\n\r\nGET / HTTP/1.1\r\n\r\n"
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"2;x=y\r\nbc\r\n1\r\nd\r\n0\r\nx: y\r\n\r\n"
+    b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\ncontent-length: 4\r\n\r\n1\n2\n"
+    b"PUT / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\nx"
     b"GET /?e HTTP/1.0\r\n\r\n"
 )
 

@@ -10,8 +10,8 @@ from tests.peers import until
 from tests.test_web import Connection, PatientConnection, WebTestCase
 from tests.test_web_observe import Observed
 from tests.zmq_kit import LogTestCase
-from zpipeline.web import connections
-from zpipeline.web.connections import Connections
+from zpipeline.web.http import connections
+from zpipeline.web.http.connections import Connections
 
 
 class ConnectionsTests(WebTestCase, LogTestCase):
@@ -57,7 +57,7 @@ class ConnectionsTests(WebTestCase, LogTestCase):
             await second.hang_up()
             await until(lambda: not self.channels)
             self.assertEqual(
-                self.lines("zpipeline.web.connections"),
+                self.lines("zpipeline.web.http.connections"),
                 [
                     "2 connections are open, and more are refused (--max-connections)",
                     "connections are taken again: 3 were refused",

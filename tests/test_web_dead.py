@@ -485,7 +485,7 @@ class DrainingTests(DeadTestCase):
         pushed = self.pipeline.next_push()
         connection.post("/", b"a")
         await pushed
-        connection.transport.write(b"GET /?next HTTP/1.1\r\n\r\n" * 100_000)
+        connection.transport.write(b"GET /?next HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100_000)
         self.pipeline.draining = True
         self.pipeline.held[0]()
         self.assertEqual((await connection.answer()).status, 202)

@@ -197,7 +197,7 @@ class EventTests(ObserveTestCase):
     async def test_the_idle_do_not_end(self) -> None:
         connection = await self.events()
         [channel] = self.channels
-        channel.timeoutConnection()
+        channel.was_idle()
         self.pipeline.second()
         await self.snapshots(connection, 2)
         self.assertIsNone(connection.lost)

@@ -36,7 +36,7 @@ class Pipeline(Protocol):
 
 
 class Connections(Protocol):
-    """What is asked of `zpipeline.web.connections.Connections`."""
+    """What is asked of `zpipeline.web.http.connections.Connections`."""
 
     @property
     def open(self) -> int: ...

@@ -32,7 +32,7 @@ from zpipeline.tap.options import Options as CommonOptions
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.web import make_site
 from zpipeline.web.origins import hosts_of, is_host
-from zpipeline.web.site import MAX_INCOMING
+from zpipeline.web.site import KEEP_ALIVE, MAX_INCOMING
 from zpipeline.window import MAX_WINDOW
 
 DEFAULT_LISTEN = "tcp:4567:interface=127.0.0.1"
@@ -84,6 +84,13 @@ class WebOptions(CommonOptions):
             MAX_INCOMING,
             "How many bytes all bodies may have that are being received at one time; beyond, 503.",
             whole("max-incoming"),
+        ],
+        [
+            "keep-alive",
+            None,
+            KEEP_ALIVE,
+            "For how many seconds an HTTP connection is kept that is idle: longer than a proxy in front keeps it.",
+            seconds("keep-alive", more=True),
         ],
         [
             "window",
@@ -206,11 +213,11 @@ def make_web(options: Options | WebOptions, reactor: Any, workers: list[str], pl
             max_body=options["max-body"],
             max_incoming=options["max-incoming"],
             max_connections=options["max-connections"],
+            keep_alive=options["keep-alive"],
             access_log=bool(options["access-log"]),
             hosts=[*options["hosts"], *hosts_of(options["listen"])],
             reactor=reactor,
         )
-        site.noisy = False
         listener = Listener(reactor, options["listen"], site)
     except UsageError as error:
         options.refuse(error)

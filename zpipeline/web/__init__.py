@@ -1,15 +1,12 @@
 """The HTTP interface of zpipe-web: a face on a pipeline (docs/http.rst is its reference).
 
+    http/            HTTP below the routes: bytes become requests, and no client has more than its share
     site.py          the site
-    channel.py       connections: bytes become requests (httptools), and what is too large is refused before it is read
-    request.py       one request: its body in memory, the headers that a job gets, answers in JSON
     app.py           the routes (Klein)
     routes.py        how a request gets to its route
     batch.py         the lines of a batch
     idempotency.py   the key of a request that may be sent twice
-    incoming.py      how many bytes bodies have together
     origins.py       which requests are for us: by the host that they name, and the page that sent them
-    turns.py         turns of the reactor, for what takes long
     observe.py       what is seen of the pipeline: as JSON, and as events
     prefer.py        for how long a request waits for what comes of its job
     query.py         the parameters of a query string

@@ -19,15 +19,15 @@ from zpipeline.job import DeadLetter, DeadLetterSummary, JobStatus, parse_id
 from zpipeline.metrics import ConnectionsCollector, Exposition, PipelineCollector
 from zpipeline.web import observe, page
 from zpipeline.web.batch import jobs_of
-from zpipeline.web.connections import Connections
+from zpipeline.web.http.connections import Connections
+from zpipeline.web.http.request import Request, unexpected
+from zpipeline.web.http.turns import Turns
 from zpipeline.web.idempotency import HEADER, key_of, refuse_key
 from zpipeline.web.observe import Events, stats_of, workers_of
 from zpipeline.web.openapi import description
 from zpipeline.web.prefer import wait_of
 from zpipeline.web.problems import Problem, nothing_here, problem_of, too_large, unknown_job
 from zpipeline.web.query import parameters, whole
-from zpipeline.web.request import Request, unexpected
-from zpipeline.web.turns import Turns
 
 NDJSON = b"application/x-ndjson"
 
@@ -82,17 +82,17 @@ class App:
 
     A route's Deferred is cancelled when its client is gone; a job that was pushed by then may run.
 
-    :param reactor: IReactorTime.
+    :param turns: of the reactor.
     :param connections: of its site.
     """
 
     app = Klein()
     app.url_map.merge_slashes = False  # or //batch would be answered with a redirection
 
-    def __init__(self, pipeline: Pipeline, *, max_body: int, reactor: Any, connections: Connections) -> None:
+    def __init__(self, pipeline: Pipeline, *, max_body: int, turns: Turns, connections: Connections) -> None:
         self._pipeline = pipeline
         self._max_body = max_body
-        self._turns = Turns(reactor)
+        self._turns = turns
         self._events = Events(pipeline)
         self._exposition = Exposition(PipelineCollector(pipeline), ConnectionsCollector(connections))
 
@@ -113,12 +113,12 @@ class App:
                 raise MethodNotAllowed(("GET", "POST"))
 
         pushed = self._pipeline.push(body, request.job_headers(), idempotency_key=key)
-        if request.prefer and not self._pipeline.plain:
-            return Deferred.fromCoroutine(self._push_and_wait(request, pushed))
+        prefer = request.values(b"prefer")
+        if prefer and not self._pipeline.plain:
+            return Deferred.fromCoroutine(self._push_and_wait(request, pushed, wait_of(b",".join(prefer))))
         return pushed.addCallback(lambda job_id: _accepted(request, job_id))
 
-    async def _push_and_wait(self, request: Request, pushed: Deferred[str]) -> bytes:
-        seconds = wait_of(request.prefer)
+    async def _push_and_wait(self, request: Request, pushed: Deferred[str], seconds: int) -> bytes:
         request.forget_body()
         job_id = await pushed
         if seconds:
@@ -151,7 +151,7 @@ class App:
     @app.route("/jobs/<job_id>/result", methods=["GET"])
     async def result(self, request: Request, job_id: str) -> bytes:
         try:
-            return await self._outcome(request, job_id, wait_of(request.prefer))
+            return await self._outcome(request, job_id, wait_of(b",".join(request.values(b"prefer"))))
         except NotSettled as error:
             return request.answer(202, {"id": job_id, "state": error.state}, _location(job_id))
 

@@ -12,8 +12,8 @@ from io import BytesIO
 
 import orjson
 
+from zpipeline.web.http.turns import Turns
 from zpipeline.web.problems import Problem, too_large
-from zpipeline.web.turns import Turns
 
 #: Lines of a batch, blank ones included. It bounds the memory and the time that one request can ask for: a line can be
 #: as short as one digit, and a blank one shorter still.

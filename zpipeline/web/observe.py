@@ -14,8 +14,8 @@ from attrs import asdict
 from twisted.internet.defer import Deferred
 
 from zpipeline.stats import Stats, WorkerStatus
+from zpipeline.web.http.request import Request
 from zpipeline.web.problems import Problem
-from zpipeline.web.request import Request
 
 #: How many may read events at once.
 MAX_READERS = 100

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from zpipeline.web.problems import Problem
 
 if TYPE_CHECKING:
-    from zpipeline.web.request import Request
+    from zpipeline.web.http.request import Request
 
 #: uri-host and port of RFC 3986, as far as any of it can be known.
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]*))?")
@@ -44,14 +44,14 @@ class Origins:
 
     def refusal(self, request: Request) -> Problem | None:
         """Why a request is not for us, if it is not."""
-        host = request.named_host
+        host = request.host
         if host is not None:
             known = self._known.get(host)
             if known is None:
                 known = self._look_at(host)
             if not known:
                 return Problem(421, f"{host.decode('latin-1')!r} is none of this server's names: --host adds one")
-        if request.is_of_page and not _is_ours(request, host):
+        if (b"sec-fetch-site" in request.headers or b"origin" in request.headers) and not _is_ours(request, host):
             why = "a page of another site sent this (if not, a proxy in front has to pass on the Host header)"
             return Problem(403, why)
         return None

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from zpipeline.web.request import Request
+from zpipeline.web.http.request import Request
 
 log = Logger()
 
@@ -53,7 +53,7 @@ class Routes(Resource):
                 request.end(outcome)
         return NOT_DONE_YET
 
-    def _run(self, request: Request) -> Any:
+    def _run(self, request: Any) -> Any:
         path = request.path.decode("ascii")
         arguments: Any = {}
         endpoint = self._fixed.get(path)

@@ -8,40 +8,46 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
-from twisted.web import server
 from twisted.web.http import combinedLogFormatter, datetimeToLogString
 
 from zpipeline.steady import steady
 from zpipeline.web.app import App, Pipeline
-from zpipeline.web.channel import Channel
-from zpipeline.web.connections import Connections
-from zpipeline.web.idle import Idle
-from zpipeline.web.incoming import Incoming
+from zpipeline.web.http.channel import Channel, Deadlines
+from zpipeline.web.http.connections import Connections
+from zpipeline.web.http.incoming import Incoming
+from zpipeline.web.http.request import Request
+from zpipeline.web.http.turns import Turns
 from zpipeline.web.origins import Origins
 from zpipeline.web.routes import Routes
 
 #: How many bytes all bodies may have together that are being received.
 MAX_INCOMING = 512 << 20
 
-#: For how long nothing may come on a connection that is kept.
-IDLE_SECONDS = 60.0
+#: For how long nothing may come on a connection that is kept, in seconds: longer than the usual proxies keep one that
+#: nothing goes through, so that they do not send a request on one that is just ending.
+KEEP_ALIVE = 75.0
 
 log = Logger()
 
 
-class Site(server.Site):
+class Site(Factory):
     """All connections of one listening port.
 
     :ivar pipeline: whose interface this is.
+    :ivar resource: answers requests.
     :ivar max_body: of one job, in bytes.
     :ivar incoming: the bodies that are being received, or are not done with.
     :ivar origins: whose requests are answered.
     :ivar connections: how many there are, and may be.
-    :ivar idle: its connections that wait for something to come.
+    :ivar deadlines: what each of them has to be done with in time.
+    :ivar turns: of the reactor.
+    :ivar reactor: IReactorTime.
     """
 
-    protocol = Channel  # type: ignore[assignment]
+    noisy = False
 
     def __init__(
         self,
@@ -50,26 +56,28 @@ class Site(server.Site):
         max_body: int,
         max_incoming: int,
         max_connections: int | None,
+        keep_alive: float,
         access_log: bool,
         hosts: Iterable[str],
         reactor: Any,
     ) -> None:
-        reactor = steady(reactor)
-        self.connections = Connections(max_connections, reactor)
-        app = App(pipeline, max_body=max_body, reactor=reactor, connections=self.connections)
-        super().__init__(Routes(app.app, app.failed), reactor=reactor)
+        self.reactor = reactor = steady(reactor)
         self.pipeline = pipeline
         self.max_body = max_body
         self.incoming = Incoming(max_incoming)
         self.origins = Origins(hosts)
-        self.idle = Idle(reactor, IDLE_SECONDS)
+        self.connections = Connections(max_connections, reactor)
+        self.deadlines = Deadlines(reactor, keep_alive)
+        self.turns = Turns(reactor)
+        app = App(pipeline, max_body=max_body, turns=self.turns, connections=self.connections)
+        self.resource = Routes(app.app, app.failed)
         self._access_log = access_log
 
-    def buildProtocol(self, addr: Any) -> Any:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """What speaks on a new connection."""
-        return self.connections.refuse() if self.connections.is_full else super().buildProtocol(addr)
+        return self.connections.refuse() if self.connections.is_full else Channel(self)
 
-    def log(self, request: Any) -> None:
+    def log(self, request: Request) -> None:
         """A request has been answered."""
         if self._access_log:
             log.info("{line}", line=combinedLogFormatter(datetimeToLogString(time.time()), request))
@@ -85,6 +93,7 @@ def make_site(
     max_body: int = 1 << 20,
     max_incoming: int = MAX_INCOMING,
     max_connections: int | None = None,
+    keep_alive: float = KEEP_ALIVE,
     access_log: bool = False,
     hosts: Iterable[str] = (),
     reactor: Any,
@@ -95,6 +104,7 @@ def make_site(
     :param max_incoming: how many bytes all bodies may have together that are being received; beyond, 503.
     :param max_connections: how many there may be at once; beyond, a connection gets 503 and is closed. None for any
         number: then see to it that they do not take all file descriptors that the process may have.
+    :param keep_alive: for how many seconds a connection is kept on which nothing comes.
     :param access_log: whether every request is logged, in the combined log format.
     :param hosts: names that lead here. Loopback names and IP addresses do anyway; requests that name another host get
         421, as a page of any site can have a name of its own lead here.
@@ -105,6 +115,7 @@ def make_site(
         max_body=max_body,
         max_incoming=max_incoming,
         max_connections=max_connections,
+        keep_alive=keep_alive,
         access_log=access_log,
         hosts=hosts,
         reactor=reactor,

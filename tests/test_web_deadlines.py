@@ -1,37 +1,37 @@
-"""One timer for all connections that may be idle for so long."""
+"""One timer for all connections that have the same deadline."""
 
 from __future__ import annotations
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from zpipeline.web.idle import Idle
+from zpipeline.web.http.deadlines import Deadline
 
 
 class Connection:
-    def __init__(self, idle: Idle, again: bool = False) -> None:
-        self.idle = idle
+    def __init__(self, deadline: Deadline[Connection], again: bool = False) -> None:
+        self.deadline = deadline
         self.again = again
         self.ended = 0
 
-    def timeoutConnection(self) -> None:
+    def is_late(self) -> None:
         self.ended += 1
         if self.again:
-            self.idle.seen(self)
+            self.deadline.begin(self)
 
 
-class IdleTests(SynchronousTestCase):
+class DeadlineTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.idle = Idle(self.clock, 60.0)
+        self.deadline: Deadline[Connection] = Deadline(self.clock, 60.0, lambda late: late.is_late())
 
     def test_each_ends_when_it_has_been_idle_for_so_long_and_once(self) -> None:
-        first, second = Connection(self.idle), Connection(self.idle)
-        self.idle.seen(first)
+        first, second = Connection(self.deadline), Connection(self.deadline)
+        self.deadline.begin(first)
         self.clock.advance(30)
-        self.idle.seen(second)
+        self.deadline.begin(second)
         self.clock.advance(20)
-        self.idle.seen(first)
+        self.deadline.begin(first)
         self.clock.advance(39.5)
         self.assertEqual((first.ended, second.ended), (0, 0))
         self.clock.advance(0.5)
@@ -42,25 +42,25 @@ class IdleTests(SynchronousTestCase):
         self.assertEqual((first.ended, second.ended), (1, 1))
 
     def test_there_is_one_timer_for_all_and_none_without_any(self) -> None:
-        connections = [Connection(self.idle) for _ in range(9)]
+        connections = [Connection(self.deadline) for _ in range(9)]
         for connection in connections:
-            self.idle.seen(connection)
+            self.deadline.begin(connection)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         for connection in connections:
-            self.idle.forget(connection)
+            self.deadline.end(connection)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.idle.forget(connections[0])
+        self.deadline.end(connections[0])
 
     def test_one_that_must_not_end_yet_has_as_much_time_again(self) -> None:
-        connection = Connection(self.idle, again=True)
-        self.idle.seen(connection)
+        connection = Connection(self.deadline, again=True)
+        self.deadline.begin(connection)
         self.clock.pump([60, 59, 1])
         self.assertEqual(connection.ended, 2)
 
     def test_there_is_one_timer_however_often_connections_that_must_not_end_are_looked_at(self) -> None:
-        connections = [Connection(self.idle, again=True) for _ in range(20)]
+        connections = [Connection(self.deadline, again=True) for _ in range(20)]
         for connection in connections:
-            self.idle.seen(connection)
+            self.deadline.begin(connection)
             self.clock.advance(1)
         for _ in range(600):
             self.clock.advance(1)
@@ -68,9 +68,9 @@ class IdleTests(SynchronousTestCase):
         self.assertEqual({connection.ended for connection in connections}, {10})
 
     def test_one_that_is_forgotten_while_others_are_ended_leaves_no_timer(self) -> None:
-        first, second = Connection(self.idle), Connection(self.idle)
-        self.idle.seen(first)
-        self.idle.seen(second)
-        first.timeoutConnection = lambda: self.idle.forget(second)  # type: ignore[method-assign]
+        first, second = Connection(self.deadline), Connection(self.deadline)
+        self.deadline.begin(first)
+        self.deadline.begin(second)
+        first.is_late = lambda: self.deadline.end(second)  # type: ignore[method-assign]
         self.clock.advance(60)
         self.assertEqual((self.clock.getDelayedCalls(), second.ended), ([], 0))

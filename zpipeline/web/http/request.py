@@ -1,8 +1,6 @@
 """One request: its body stays in memory and below its limit, and its answers are JSON.
 
-To twisted.web it is a request as any. What is not asked of most requests is made when it is (twisted.web would write
-long and chunked bodies to temporary files, and parse cookies, query strings and forms: nothing here has a use for
-that), and `answer` makes all of an answer at once.
+What is not asked of most requests is made when it is, and `answer` makes all of an answer at once.
 """
 
 # mypy: allow-untyped-calls
@@ -12,23 +10,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
-from twisted.web import server
 from twisted.web.http import datetimeToString
-from twisted.web.http_headers import Headers
 
 from zpipeline.errors import TooLarge
+from zpipeline.stats import Measures
+from zpipeline.web.http.incoming import Incoming
+from zpipeline.web.http.parser import Head
 from zpipeline.web.problems import CONTENT_TYPE, NO_HEADERS, Problem, nothing_here, too_large, too_much_incoming
-
-if TYPE_CHECKING:
-    from zpipeline.web.channel import Channel
-    from zpipeline.web.site import Site
 
 JSON = b"application/json"
 
@@ -47,166 +41,158 @@ _PUSHING = (b"/", BATCH_PATH)
 #: Headers that say what a body is: a job has them too.
 _KEPT = (b"content-type", b"content-encoding")
 
-_VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
-_DECIDE = frozenset(
-    (
-        b"host",
-        b"content-length",
-        b"transfer-encoding",
-        b"connection",
-        b"expect",
-        b"prefer",
-        b"origin",
-        b"sec-fetch-site",
-    )
-)
+
+class Pipeline(Protocol):
+    """What a request needs of `zpipeline.pipeline.Pipeline`."""
+
+    @property
+    def measures(self) -> Measures: ...
+
+    @property
+    def draining(self) -> bool: ...
 
 
-class Request(server.Request):
+class Origins(Protocol):
+    """What it needs of `zpipeline.web.origins.Origins`."""
+
+    def refusal(self, request: Request) -> Problem | None: ...
+
+
+class Resource(Protocol):
+    """What it needs of `zpipeline.web.routes.Routes`."""
+
+    def render(self, request: Request) -> object: ...
+
+
+class Site(Protocol):
+    """What it needs of `zpipeline.web.site.Site`."""
+
+    incoming: Incoming
+    max_body: int
+
+    @property
+    def pipeline(self) -> Pipeline: ...
+
+    @property
+    def resource(self) -> Resource: ...
+
+    @property
+    def origins(self) -> Origins: ...
+
+    def log(self, request: Request) -> None: ...
+
+
+class Channel(Protocol):
+    """What it needs of its connection, `zpipeline.web.http.channel.Channel`."""
+
+    transport: Any
+    is_last: bool
+
+    @property
+    def is_behind(self) -> bool: ...
+
+    def send(self, data: bytes) -> None: ...
+
+    def answered(self) -> None: ...
+
+    def end_after_answer(self) -> None: ...
+
+    def keep_little(self) -> None: ...
+
+
+class Request:
     """One request.
 
-    :ivar headers: as they came, names in lower case.
-    :ivar framing: the header that says how the body comes; empty when there is none.
+    :ivar method: as it was sent, like all that is bytes here.
+    :ivar uri: the target.
+    :ivar path: of the target.
+    :ivar query: of the target.
+    :ivar clientproto: the version; twisted.web calls it so, and logs it.
+    :ivar headers: the values of each, in their order; names are in lower case.
+    :ivar host: what the client takes this server for, in lower case; None when it has not said.
     :ivar length: of the body, in bytes, if a header says it; else 0.
     :ivar limit: of the body, in bytes.
     :ivar size: of what of the body has come, in bytes.
     :ivar held: of the bytes that all bodies may have together, those of this one.
-    :ivar query: the query string, as it was sent (bytes).
-    :ivar named_host: what the client takes this server for, in lower case; None when it has not said.
-    :ivar is_of_page: whether a browser has sent this for a page, of whatever site.
-    :ivar prefer: what the client prefers (`zpipeline.web.prefer`); empty when it has not said.
     :ivar refusal: the answer, whatever was asked for.
     :ivar keeps_connection: whether another request may follow on the connection.
     :ivar wants_continue: whether the client waits for a word before it sends the body.
+    :ivar client_is_gone: whether nobody waits for the answer.
+    :ivar code: the status of the answer.
+    :ivar sentLength: of the answer's content, in bytes.
     """
 
-    channel: Channel  # None when the client is gone
-    site: Site
-    transport: Any
-
-    queued = False
-    framing = b""
-    length = 0
     limit = 0
     size = 0
     held = 0
-    query = b""
-    named_host: bytes | None = None
-    is_of_page = False
-    prefer = b""
     refusal: Problem | None = None
-    keeps_connection = False
-    wants_continue = False
+    client_is_gone = False
+    code = 0
+    sentLength = 0
 
-    def __init__(self, channel: Channel) -> None:
-        # All else that a request of twisted.web begins with is a property.
-        self.channel = channel
-        self.site = channel.site
-        self.transport = channel.transport
-        self.uri = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self._closes = False
+    def __init__(self, channel: Channel, site: Site, head: Head) -> None:
+        self.method = head.method
+        self.uri = head.uri
+        self.path = head.path
+        self.query = head.query
+        self.clientproto = head.version
+        self.headers = head.headers
+        self.host = head.host
+        self.length = head.length or 0
+        self.keeps_connection = head.keeps_connection
+        self.wants_continue = head.wants_continue
+        self._is_chunked = head.length is None
+        self._channel = channel
+        self._site = site
         self._parts: list[bytes | bytearray] = []
         self._outcome: Deferred[bytes] | None = None
 
-    # What twisted.web begins with
+    def getHeader(self, name: bytes) -> bytes | None:
+        """The last value of a header; what a log asks for."""
+        values = self.headers.get(name.lower())
+        return values[-1] if values else None
 
-    @cached_property
-    def requestHeaders(self) -> Headers:  # type: ignore[override]
-        """The headers, as twisted.web has them."""
-        headers = Headers()
-        for name, value in self.headers:
-            headers.addRawHeader(name, value)
-        return headers
+    def getClientAddress(self) -> Any:
+        """Of the other side; what a log asks for."""
+        return self._channel.transport.getPeer()
 
-    @cached_property
-    def responseHeaders(self) -> Headers:  # type: ignore[override]
-        """Of an answer that `answer` does not make."""
-        return Headers()
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of a header.
 
-    @cached_property
-    def notifications(self) -> list[Deferred[None]]:  # type: ignore[override]
-        """Who waits for the end of the request."""
-        return []
+        :param name: in lower case.
+        """
+        return self.headers.get(name, _NO_VALUES)
 
-    @cached_property
-    def cookies(self) -> list[bytes]:  # type: ignore[override]
-        """Of the answer."""
-        return []
-
-    @cached_property
-    def content(self) -> BytesIO:  # type: ignore[override]
+    @property
+    def content(self) -> BytesIO:
         """The body, as a file."""
         return BytesIO(self.body)
 
-    @property
-    def client(self) -> Any:
-        """The address of the other side."""
-        return self.transport.getPeer()
-
-    @property
-    def host(self) -> Any:
-        """Our address."""
-        return self.transport.getHost()
-
     # It comes
 
-    def add_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        name, value = name.lower(), value.strip(b" \t")
-        self.headers.append((name, value))
-        if name in _DECIDE:
-            self._decide(name, value.lower())
-
-    def _decide(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            self.named_host = value if self.named_host is None else b"%b, %b" % (self.named_host, value)
-        elif name == b"content-length":
-            self.length = int(value)  # the parser has seen to its being a number
-            if self.length:
-                self.framing = b"Content-Length: %d" % self.length
-        elif name == b"transfer-encoding":
-            self.framing = b"Transfer-Encoding: %b" % value
-        elif name == b"connection":
-            self._closes |= b"close" in [option.strip() for option in value.split(b",")]
-        elif name == b"prefer":
-            self.prefer = b"%b,%b" % (self.prefer, value) if self.prefer else value
-        elif name == b"expect":
-            self.wants_continue = value == b"100-continue"
-        else:
-            self.is_of_page = True
-
-    def head_received(self, method: bytes, version: str) -> Problem | None:
+    def refusal_of_head(self) -> Problem | None:
         """The headers are here and the body is not: why it should not even come, if it should not."""
-        self.method = method
-        self.clientproto = _VERSIONS.get(version, b"")
-        self.path, _, self.query = self.uri.partition(b"?")
-        self.limit = self.site.max_body
-        if self.path == BATCH_PATH and method == b"POST":
+        if self.length == 0 and not self._is_chunked:
+            return None
+        site = self._site
+        self.limit = site.max_body
+        if self.path == BATCH_PATH and self.method == b"POST":
             self.limit *= BATCH_BODIES
-        self.limit = min(self.limit, self.site.incoming.most)
-        if not self.clientproto:
-            return Problem(505, f"HTTP/{version} is not spoken here: use HTTP/1.1", close=True)
-        is_new = version == "1.1"
-        self.keeps_connection = is_new and not self._closes
-        self.wants_continue &= is_new
+        self.limit = min(self.limit, site.incoming.most)
         if self.length > self.limit:
             return too_large(self.limit, close=True)
-        if self.framing.startswith(b"T") and self.framing != b"Transfer-Encoding: chunked":
-            return Problem(501, "the only transfer coding that is understood is 'chunked'", close=True)
-        if self.length and not self.hold(self.length):
-            return too_much_incoming(self.site.incoming.most)
+        return self._hold(self.length)
+
+    def _hold(self, size: int) -> Problem | None:
+        """So many bytes of a body are to come, or have: why there is no room for them, beside all other bodies."""
+        incoming = self._site.incoming
+        if not incoming.take(size):
+            return too_much_incoming(incoming.most)
+        self.held += size
         return None
 
-    def hold(self, size: int) -> bool:
-        """So many bytes of a body are to come, or have: whether there is room for them beside all other bodies."""
-        if not self.site.incoming.take(size):
-            return False
-        self.held += size
-        return True
-
-    def add_body(self, part: bytes) -> bool:
-        """A part of the body: whether it is below its limit still."""
+    def add_body(self, part: bytes) -> Problem | None:
+        """A part of the body has come: why no more should, if that is so."""
         self.size += len(part)
         parts = self._parts
         if not parts or len(part) >= _SMALL_PART:
@@ -215,7 +201,9 @@ class Request(server.Request):
             parts[-1] += part  # an object for each of many small ones would take more room than they do
         else:
             parts.append(bytearray(part))
-        return self.size <= self.limit
+        if self.size > self.limit:
+            return too_large(self.limit, close=True)
+        return self._hold(len(part)) if self._is_chunked else None
 
     @property
     def body(self) -> bytes:
@@ -229,8 +217,7 @@ class Request(server.Request):
     def forget_body(self) -> None:
         """It is not needed any longer: another may take its room."""
         self._parts.clear()
-        self.__dict__.pop("content", None)
-        self.site.incoming.give_back(self.held)
+        self._site.incoming.give_back(self.held)
         self.held = 0
 
     # It is answered
@@ -250,7 +237,7 @@ class Request(server.Request):
         cannot decode never gets there.
         """
         path = self.path
-        refusal = self.site.origins.refusal(self)
+        refusal = self._site.origins.refusal(self)
         if refusal is not None:
             self.end(self.answer_problem(refusal))
         elif path != b"/" and (
@@ -258,7 +245,7 @@ class Request(server.Request):
         ):
             self.end(self.answer_problem(nothing_here()))
         else:
-            self.site.resource.render(self)
+            self._site.resource.render(self)
 
     def waits_for(self, outcome: Deferred[bytes]) -> None:
         """The answer comes of this; it is cancelled when the client goes."""
@@ -266,23 +253,18 @@ class Request(server.Request):
 
     def end(self, answer: bytes) -> None:
         """Write this, which is all of the answer."""
-        if self._disconnected:
+        if self.client_is_gone:
             return
         self._outcome = None
-        channel = self.channel
+        channel = self._channel
         channel.send(answer)
-        self.startedWriting = self.finished = 1
-        self.site.log(self)
-        channel.requestDone(self)
+        self._site.log(self)
+        channel.answered()
 
-    @property
-    def client_is_gone(self) -> bool:
-        """Whether nobody waits for the answer."""
-        return self._disconnected
-
-    def connectionLost(self, reason: Failure) -> None:
+    def connection_lost(self) -> None:
         """The client is gone."""
-        super().connectionLost(reason)
+        self.client_is_gone = True
+        self.forget_body()
         if self._outcome is not None:
             self._outcome.cancel()
 
@@ -300,13 +282,13 @@ class Request(server.Request):
     def answer_problem(self, problem: Problem) -> bytes:
         """All of an answer that says what went wrong."""
         if problem.close:
-            self.channel.end_after_answer()
+            self._channel.end_after_answer()
         return self.answer(problem.status, problem.members(), problem.headers, CONTENT_TYPE)
 
     def note_refusal(self, problem: Problem) -> None:
         """Have what is refused here counted where the pipeline counts its refusals: a body, or a batch, as one job."""
         if problem.status == 413 and self.path in _PUSHING:
-            self.site.pipeline.measures.refuse(TooLarge(), 1)
+            self._site.pipeline.measures.refuse(TooLarge(), 1)
 
     def answer_nothing(self) -> bytes:
         """All of an answer without content: it is done (204)."""
@@ -319,10 +301,10 @@ class Request(server.Request):
 
         :param body: its content, ready to be sent.
         """
-        if self._disconnected:
+        if self.client_is_gone:
             return b""
-        if self.site.pipeline.draining:
-            self.channel.end_after_answer()
+        if self._site.pipeline.draining:
+            self._channel.end_after_answer()
         lines = self._first_lines(status, headers)
         if status not in (204, 304):
             lines.append(b"Content-Type: %b\r\nContent-Length: %d\r\n" % (content_type, len(body)))
@@ -335,7 +317,8 @@ class Request(server.Request):
 
     def answer_head(self, status: int, headers: Mapping[bytes, bytes], content_type: bytes) -> bytes:
         """The beginning of an answer that goes on until its connection ends: `send_part` has more of it."""
-        self.channel.end_after_answer()
+        self._channel.end_after_answer()
+        self._channel.keep_little()
         lines = [*self._first_lines(status, headers), b"Content-Type: %b\r\n\r\n" % content_type]
         self.code = status
         self.sentLength = 0
@@ -344,25 +327,20 @@ class Request(server.Request):
     def send_part(self, data: bytes) -> None:
         """Write some of an answer that goes on. When it is over, `end` has the rest."""
         self.sentLength += len(data)
-        self.channel.send(data)
+        self._channel.send(data)
 
     @property
     def reader_is_behind(self) -> bool:
         """Whether what has been written already waits to be read."""
-        return self.channel.is_behind
+        return self._channel.is_behind
 
     def _first_lines(self, status: int, headers: Mapping[bytes, bytes]) -> list[bytes]:
         lines = [_first_lines(status, int(time.time()))]
-        if not self.channel.persistent:
+        if self._channel.is_last:
             lines.append(b"Connection: close\r\n")
+        elif self.clientproto == b"HTTP/1.0":
+            lines.append(b"Connection: keep-alive\r\n")
         return lines + [b"%b: %b\r\n" % header for header in headers.items()]
-
-    def values(self, name: bytes) -> list[bytes]:
-        """All values of a header.
-
-        :param name: in lower case.
-        """
-        return [value for sent, value in self.headers if sent == name]
 
     def job_headers(self) -> dict[str, str]:
         """The headers of the job that this request pushes.
@@ -372,13 +350,15 @@ class Request(server.Request):
         which every byte is a character, so that a handler can have the bytes back.
         """
         kept: dict[str, str] = {}
-        for name, value in self.headers:
+        for name, values in self.headers.items():
             if name in _KEPT or name.startswith((b"x-", b"zpipe-")):
-                key, text = name.decode("ascii"), value.decode("latin-1")
-                kept[key] = f"{kept[key]}, {text}" if key in kept else text
+                kept[name.decode("ascii")] = b", ".join(values).decode("latin-1")
         kept["zpipe-method"] = self.method.decode("ascii")
         kept["zpipe-path"] = self.path.decode("ascii")
         return kept
+
+
+_NO_VALUES: list[bytes] = []
 
 
 @lru_cache(64)

@@ -1,0 +1,416 @@
+"""HTTP/1.1 and 1.0 as a server reads it, without I/O: bytes in, heads, parts of bodies and refusals out.
+
+What two readers might take for two things is refused, as one of them may stand before us: a proxy that lets a request
+through sees where it ends as we do. The rules are those of RFC 9112, and where it leaves a choice, these:
+
+- A line ends with CR LF. A CR or an LF by itself is refused, and so is any other control character but a tab in the
+  value of a header.
+- One empty line may come before a request, and no more.
+- The request line is three words with one space between each. Any token is a method. The target is visible ASCII: a
+  path, all of a URI with ``http`` or ``https``, ``*`` with OPTIONS, or whatever CONNECT has.
+- The version is ``HTTP/1.1`` or ``HTTP/1.0``; others are refused with 505, other protocols with 400.
+- A header is a name, which is a token, a colon and a value, on one line: a value that goes on in the next is refused.
+- HTTP/1.1 has one Host, and 1.0 may have one. It is a host, perhaps with a port, and never empty. The host of a target
+  that is all of a URI takes its place.
+- Content-Length is digits, and there is one at most, even if two say the same.
+- Transfer-Encoding is ``chunked``, once, in HTTP/1.1, and without a Content-Length. Codings before it are refused with
+  501.
+- The size of a chunk is 1 to 16 hexadecimal digits. Extensions of chunks, and fields after the last one, have to be
+  well-formed, and are of no use.
+
+A head is at most `MAX_HEAD` bytes and `MAX_HEADERS` headers, and so are the fields after a body; the line before a
+chunk is at most `MAX_CHUNK_LINE` bytes. How long a body may be is for the caller to say.
+
+It works by asking: `Parser.receive` only keeps what has come, and each `Parser.next` reads as little as it can, so that
+who asks decides how much is read. What is no HTTP is refused as soon as it is seen: that may be before a head is
+complete.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import Enum
+from functools import lru_cache
+from typing import Final, Literal, TypeAlias
+
+from attrs import define
+
+#: Of a request line and its headers together, and of the fields after a body in chunks.
+MAX_HEAD = 16_384
+MAX_HEADERS = 500
+
+#: Of the line that comes before a chunk, in bytes.
+MAX_CHUNK_LINE = 1024
+
+#: So many chunks are read at once.
+CHUNKS_AT_ONCE = 256
+
+#: No body is this long; what says that it is longer has this length.
+ENDLESS = 10**18
+
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_VISIBLE = bytes(range(0x21, 0x7F))
+_TEXT = b"\t " + _VISIBLE + bytes(range(0x80, 0x100))
+_IN_HEADS = b"\r\n" + _TEXT
+
+_END = b"\r\n\r\n"
+_NO_VALUES: tuple[bytes, ...] = ()
+
+_LINE_ENDS = "a line ends with a carriage return and a line feed, and not with one of them"
+
+_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-fvV:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?")
+_URI = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
+_CODINGS = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+
+
+class Malformed(Exception):
+    """What came is not read on: where it ends is not known.
+
+    :ivar status: of the answer, 400 to 599.
+    :ivar detail: what is wrong, for who sent it.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+@define(eq=False)
+class Head:
+    """All of a request but its body.
+
+    :ivar uri: the target, as it was sent.
+    :ivar path: of the target; ``*`` and what CONNECT asks for are paths too.
+    :ivar query: what comes after the first question mark of the target.
+    :ivar version: ``HTTP/1.1`` or ``HTTP/1.0``.
+    :ivar headers: the values of each, in their order; names are in lower case.
+    :ivar host: what the client takes this server for, in lower case, perhaps with a port; None when it has not said.
+    :ivar length: of the body, in bytes; None when it comes in chunks.
+    :ivar keeps_connection: whether the client may send another request on the connection.
+    :ivar wants_continue: whether it waits for a word before it sends the body.
+    """
+
+    method: bytes
+    uri: bytes
+    path: bytes
+    query: bytes
+    version: bytes
+    headers: dict[bytes, list[bytes]]
+    host: bytes | None
+    length: int | None
+    keeps_connection: bool
+    wants_continue: bool
+
+
+class Sign(Enum):
+    """What is no part of a message."""
+
+    END = "the body is complete"
+
+
+END: Final = Sign.END
+
+#: A head, then parts of its body, then the end of it; None when more bytes have to come first.
+Event: TypeAlias = Head | bytes | Literal[Sign.END] | None
+
+
+class Parser:
+    """Reads one connection.
+
+    After `Malformed` it reads nothing more.
+    """
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._at = 0  # what comes before is done with
+        self._read: Callable[[], Event] = self._read_head
+        self._has_skipped = False  # the empty line that may come before a request
+        self._left = 0  # of a body, or of a chunk
+
+    @property
+    def waiting(self) -> int:
+        """So many bytes have come that are not read."""
+        return len(self._data) - self._at
+
+    def receive(self, data: bytes) -> None:
+        """Some bytes have come."""
+        self._data = self._data[self._at :] + data if self._at < len(self._data) else data
+        self._at = 0
+
+    def next(self) -> Event:
+        """What is next.
+
+        :raises Malformed: it is no HTTP, or is too large.
+        """
+        try:
+            return self._read()
+        except Malformed:
+            self._data, self._at = b"", 0
+            self._read = _nothing
+            raise
+
+    def _read_head(self) -> Head | None:
+        data, at = self._data, self._at
+        if not self._has_skipped and data.startswith(b"\r\n", at):
+            at = self._at = at + 2
+            self._has_skipped = True
+        end = self._find_end()
+        if end < 0:
+            if at < len(data):
+                _look_at_start(data[at:])
+            return None
+        self._has_skipped = False
+        head = head_of(data[at:end])
+        self._at = end + len(_END)
+        if head.length is None:
+            self._read = self._read_chunks
+        elif head.length:
+            self._left = head.length
+            self._read = self._read_body
+        else:
+            self._read = self._read_end
+        return head
+
+    def _find_end(self) -> int:
+        """Where the last of some lines ends; -1 when that is not here yet."""
+        end = self._data.find(_END, self._at, self._at + MAX_HEAD)
+        if end < 0 and self.waiting >= MAX_HEAD:
+            raise Malformed(431, f"the request line and the headers are over {MAX_HEAD} bytes")
+        return end
+
+    def _read_end(self) -> Event:
+        self._read = self._read_head
+        return END
+
+    def _read_body(self) -> Event:
+        part = self._take()
+        if not self._left:
+            self._read = self._read_end
+        return part or None
+
+    def _take(self) -> bytes:
+        """What has come of the body, or of the chunk."""
+        at = self._at
+        part = self._data[at : at + self._left] if at else self._data[: self._left]
+        self._at += len(part)
+        self._left -= len(part)
+        return part
+
+    def _read_chunks(self) -> Event:
+        parts = []
+        for _ in range(CHUNKS_AT_ONCE):
+            if not self._left:
+                line = self._line_before_chunk()
+                if line is None:
+                    break
+                size = _CHUNK.fullmatch(line)
+                if size is None:
+                    raise Malformed(400, "the line before a chunk is not its size, in hexadecimal digits")
+                self._left = int(size[1], 16)
+                if not self._left:
+                    self._read = self._read_fields
+                    break
+            part = self._take()
+            if part:
+                parts.append(part)
+            if self._left:
+                break
+            self._read = self._read_end_of_chunk
+            if not self._ends_chunk():
+                break
+        if parts:
+            return b"".join(parts)
+        return self._read() if self._read == self._read_fields else None
+
+    def _line_before_chunk(self) -> bytes | None:
+        data, at = self._data, self._at
+        end = data.find(b"\r\n", at, at + MAX_CHUNK_LINE + 2)
+        if end < 0:
+            if len(data) - at > MAX_CHUNK_LINE + 1:
+                raise Malformed(400, f"the line before a chunk is over {MAX_CHUNK_LINE} bytes")
+            return None
+        self._at = end + 2
+        return data[at:end]
+
+    def _ends_chunk(self) -> bool:
+        """Whether the end of a chunk is here."""
+        found = self._data[self._at : self._at + 2]
+        if found == b"\r\n":
+            self._at += 2
+            self._read = self._read_chunks
+            return True
+        if not b"\r\n".startswith(found):
+            raise Malformed(400, "a chunk does not end where its size says")
+        return False
+
+    def _read_end_of_chunk(self) -> Event:
+        return self._read_chunks() if self._ends_chunk() else None
+
+    def _read_fields(self) -> Event:
+        """Those that come after a body in chunks."""
+        data, at = self._data, self._at
+        if data.startswith(b"\r\n", at):
+            self._at = at + 2
+            return self._read_end()
+        end = self._find_end()
+        if end < 0:
+            return None
+        _headers(_lines(data[at:end]))
+        self._at = end + len(_END)
+        return self._read_end()
+
+
+def head_of(text: bytes) -> Head:
+    """A request line and headers, but for the last line's end and the empty line.
+
+    :raises Malformed: it is none.
+    """
+    line, *fields = _lines(text)
+    method, uri, version = _request_line(line)
+    headers = _headers(fields)
+    is_new = version == b"HTTP/1.1"
+    path, host = uri, _host(headers.get(b"host", _NO_VALUES), is_new)
+    if not uri.startswith(b"/"):
+        found = _URI.fullmatch(uri)
+        if found is not None:
+            host, path = _checked_host(found[1]), found[2]
+            if not path.startswith(b"/"):
+                path = b"/" + path
+        elif method != b"CONNECT" and (uri != b"*" or method != b"OPTIONS"):
+            raise Malformed(400, "the target of a request is a path, beginning with /, or all of a URI")
+    path, _, query = path.partition(b"?")
+    options = _options(b",".join(headers[b"connection"])) if b"connection" in headers else _NO_OPTIONS
+    return Head(
+        method,
+        uri,
+        path,
+        query,
+        version,
+        headers,
+        host,
+        _length(headers, is_new),
+        b"close" not in options and (is_new or b"keep-alive" in options),
+        is_new and b"expect" in headers and headers[b"expect"][0].lower() == b"100-continue",
+    )
+
+
+def _lines(text: bytes) -> list[bytes]:
+    lines = text.split(b"\r\n")
+    if text.translate(None, _IN_HEADS):
+        raise Malformed(400, "a control character is in the head of the request")
+    if text.count(b"\n") != len(lines) - 1 or text.count(b"\r") != len(lines) - 1:
+        raise Malformed(400, _LINE_ENDS)
+    return lines
+
+
+def _request_line(line: bytes) -> list[bytes]:
+    words = line.split(b" ")
+    if len(words) != 3:
+        raise Malformed(400, "a request line is a method, a target and a version, with one space between each")
+    method, uri, version = words
+    _token(method)
+    if not uri or uri.translate(None, _VISIBLE):
+        detail = "the request's target has a character that has to be escaped (RFC 3986), as %20 is a space"
+        raise Malformed(400, detail)
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if _VERSION.fullmatch(version):
+            raise Malformed(505, f"{version.decode('ascii')} is not spoken here: use HTTP/1.1")
+        raise Malformed(400, "the request line does not end with HTTP/1.1")
+    return words
+
+
+def _headers(lines: list[bytes]) -> dict[bytes, list[bytes]]:
+    if len(lines) > MAX_HEADERS:
+        raise Malformed(431, f"there are over {MAX_HEADERS} headers")
+    headers: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            raise Malformed(400, "a header has no colon")
+        name = _token(name)
+        if name in headers:
+            headers[name].append(value.strip(b" \t"))
+        else:
+            headers[name] = [value.strip(b" \t")]
+    return headers
+
+
+@lru_cache(256)
+def _token(name: bytes) -> bytes:
+    """In lower case. The same ones come again and again."""
+    if not name or name.translate(None, _TOKEN):
+        what = "a method or the name of a header has another character than letters, digits and !#$%&'*+-.^_`|~"
+        raise Malformed(400, what)
+    return name.lower()
+
+
+def _host(values: list[bytes] | tuple[bytes, ...], is_new: bool) -> bytes | None:
+    if len(values) > 1:
+        raise Malformed(400, "Host was sent more than once")
+    if values:
+        return _checked_host(values[0])
+    if is_new:
+        raise Malformed(400, "HTTP/1.1 asks for a Host header")
+    return None
+
+
+@lru_cache(256)
+def _checked_host(host: bytes) -> bytes:
+    if not _HOST.fullmatch(host):
+        raise Malformed(400, "Host is not the name or the address of a host, perhaps with a port")
+    return host.lower()
+
+
+def _length(headers: dict[bytes, list[bytes]], is_new: bool) -> int | None:
+    lengths = headers.get(b"content-length", _NO_VALUES)
+    codings = headers.get(b"transfer-encoding", _NO_VALUES)
+    if not codings:
+        if not lengths:
+            return 0
+        if len(lengths) > 1 or not lengths[0].isdigit():
+            raise Malformed(400, "Content-Length is one number, in digits")
+        digits = lengths[0].lstrip(b"0")
+        return min(int(digits or b"0"), ENDLESS) if len(digits) < 20 else ENDLESS
+    if lengths:
+        raise Malformed(400, "a body has a Content-Length or a Transfer-Encoding, and not both")
+    if not is_new:
+        raise Malformed(400, "HTTP/1.0 has no Transfer-Encoding")
+    (coding, *others) = [value.lower() for value in codings]
+    if coding == b"chunked" and not others:
+        return None
+    if others or not _CODINGS.fullmatch(coding):
+        raise Malformed(400, "Transfer-Encoding is not one list of codings")
+    *before, last = [each.strip(b" \t") for each in coding.split(b",")]
+    if last != b"chunked" or b"chunked" in before:
+        raise Malformed(400, "where the body ends is not known: the last transfer coding, and no other, is 'chunked'")
+    raise Malformed(501, "the only transfer coding that is understood is 'chunked'")
+
+
+_NO_OPTIONS: frozenset[bytes] = frozenset()
+
+
+@lru_cache(64)
+def _options(value: bytes) -> frozenset[bytes]:
+    """Of a connection."""
+    return frozenset(option.strip(b" \t").lower() for option in value.split(b","))
+
+
+def _look_at_start(text: bytes) -> None:
+    """Refuse at once what can be no request, of which a part is here."""
+    if text.count(b"\n") != text.count(b"\r\n"):
+        raise Malformed(400, _LINE_ENDS)
+    line, end, _ = text.partition(b"\r\n")
+    if end:
+        _request_line(line)
+    elif text != b"\r":
+        method, space, _ = text.partition(b" ")
+        if method or space:
+            _token(method)
+
+
+def _nothing() -> None:
+    """What is read after what was refused."""
