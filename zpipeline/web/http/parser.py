@@ -52,7 +52,6 @@ ENDLESS = 10**18
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _VISIBLE = bytes(range(0x21, 0x7F))
 _TEXT = b"\t " + _VISIBLE + bytes(range(0x80, 0x100))
-_IN_HEADS = b"\r\n" + _TEXT
 
 _END = b"\r\n\r\n"
 _NO_VALUES: tuple[bytes, ...] = ()
@@ -271,9 +270,10 @@ def head_of(text: bytes) -> Head:
     """
     line, *fields = _lines(text)
     method, uri, version = _request_line(line)
-    headers = _headers(fields)
     is_new = version == b"HTTP/1.1"
-    path, host = uri, _host(headers.get(b"host", _NO_VALUES), is_new)
+    headers = _headers(fields)
+    host = _host(headers, is_new)
+    path = uri
     if not uri.startswith(b"/"):
         found = _URI.fullmatch(uri)
         if found is not None:
@@ -283,7 +283,10 @@ def head_of(text: bytes) -> Head:
         elif method != b"CONNECT" and (uri != b"*" or method != b"OPTIONS"):
             raise Malformed(400, "the target of a request is a path, beginning with /, or all of a URI")
     path, _, query = path.partition(b"?")
-    options = _options(b",".join(headers[b"connection"])) if b"connection" in headers else _NO_OPTIONS
+    keeps_connection = is_new
+    if b"connection" in headers:
+        options = _options(b",".join(headers[b"connection"]))
+        keeps_connection = b"close" not in options and (is_new or b"keep-alive" in options)
     return Head(
         method,
         uri,
@@ -292,17 +295,18 @@ def head_of(text: bytes) -> Head:
         version,
         headers,
         host,
-        _length(headers, is_new),
-        b"close" not in options and (is_new or b"keep-alive" in options),
+        _length(headers, is_new) if b"content-length" in headers or b"transfer-encoding" in headers else 0,
+        keeps_connection,
         is_new and b"expect" in headers and headers[b"expect"][0].lower() == b"100-continue",
     )
 
 
 def _lines(text: bytes) -> list[bytes]:
     lines = text.split(b"\r\n")
-    if text.translate(None, _IN_HEADS):
-        raise Malformed(400, "a control character is in the head of the request")
-    if text.count(b"\n") != len(lines) - 1 or text.count(b"\r") != len(lines) - 1:
+    controls = text.translate(None, _TEXT)
+    if controls != b"\r\n" * (len(lines) - 1):
+        if controls.strip(b"\r\n"):
+            raise Malformed(400, "a control character is in the head of the request")
         raise Malformed(400, _LINE_ENDS)
     return lines
 
@@ -348,14 +352,15 @@ def _token(name: bytes) -> bytes:
     return name.lower()
 
 
-def _host(values: list[bytes] | tuple[bytes, ...], is_new: bool) -> bytes | None:
+def _host(headers: dict[bytes, list[bytes]], is_new: bool) -> bytes | None:
+    values = headers.get(b"host")
+    if values is None:
+        if is_new:
+            raise Malformed(400, "HTTP/1.1 asks for a Host header")
+        return None
     if len(values) > 1:
         raise Malformed(400, "Host was sent more than once")
-    if values:
-        return _checked_host(values[0])
-    if is_new:
-        raise Malformed(400, "HTTP/1.1 asks for a Host header")
-    return None
+    return _checked_host(values[0])
 
 
 @lru_cache(256)
@@ -366,11 +371,10 @@ def _checked_host(host: bytes) -> bytes:
 
 
 def _length(headers: dict[bytes, list[bytes]], is_new: bool) -> int | None:
+    """Of a body of which something is said."""
     lengths = headers.get(b"content-length", _NO_VALUES)
     codings = headers.get(b"transfer-encoding", _NO_VALUES)
     if not codings:
-        if not lengths:
-            return 0
         if len(lengths) > 1 or not lengths[0].isdigit():
             raise Malformed(400, "Content-Length is one number, in digits")
         digits = lengths[0].lstrip(b"0")
@@ -388,9 +392,6 @@ def _length(headers: dict[bytes, list[bytes]], is_new: bool) -> int | None:
     if last != b"chunked" or b"chunked" in before:
         raise Malformed(400, "where the body ends is not known: the last transfer coding, and no other, is 'chunked'")
     raise Malformed(501, "the only transfer coding that is understood is 'chunked'")
-
-
-_NO_OPTIONS: frozenset[bytes] = frozenset()
 
 
 @lru_cache(64)
