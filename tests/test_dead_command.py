@@ -380,11 +380,11 @@ class TroubleTests(CommandTestCase):
     async def test_a_path_before_all_paths_is_kept(self) -> None:
         asked: list[bytes] = []
 
-        def process(request: Request) -> None:
+        def begin(request: Request) -> None:
             asked.append(request.uri)
-            request.end(request.answer_problem(nothing_here()))
+            request.refuse(nothing_here())
 
-        self.patch(Request, "process", process)
+        self.patch(Request, "begin", begin)
         url = f"{self.url}/queues/mail"
         outcome = await deferToThread(run, "list", "--url", f"{url}/", "--limit", "5")
         self.assertEqual(asked, [b"/queues/mail/dead?limit=5"])

@@ -8,7 +8,7 @@ UTF-8, and a job's body as it stands. NaN and Infinity are no JSON, whatever Pyt
 from __future__ import annotations
 
 import json
-from io import BytesIO
+from typing import IO
 
 import orjson
 
@@ -23,7 +23,7 @@ MAX_LINES = 1_000_000
 _AT_ONCE = 1 << 14
 
 
-async def jobs_of(body: BytesIO, max_body: int, turns: Turns) -> list[bytes]:
+async def jobs_of(body: IO[bytes], max_body: int, turns: Turns) -> list[bytes]:
     """The bodies of all jobs of a batch.
 
     :param max_body: of one job, in bytes.

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from attrs import asdict
-from twisted.internet.defer import Deferred
 
 from zpipeline.stats import Stats, WorkerStatus
-from zpipeline.web.http.request import Request
+from zpipeline.web.answers import Sink, Stream
 from zpipeline.web.problems import Problem
 
 #: How many may read events at once.
@@ -60,45 +59,45 @@ class Events:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._readers: dict[Request, Deferred[bytes]] = {}
+        self._readers: dict[Sink, None] = {}
         self._end_watching: Callable[[], None] | None = None
 
-    def open(self, request: Request) -> bytes | Deferred[bytes]:
-        """Send snapshots to this one until it is gone, or the pipeline has ended.
+    def open(self) -> Stream:
+        """Snapshots, until the reader is gone or the pipeline has ended.
 
         :raises Problem: 503 when too many read already.
         """
         if len(self._readers) >= MAX_READERS:
             why = f"{MAX_READERS} clients read events already: try again later"
             raise Problem(503, why, {b"Retry-After": b"%d" % _RETRY_AFTER_READERS})
-        head = request.answer_head(200, _HEADERS, _EVENTS)
-        if request.method == b"HEAD":
-            return head
-        first = head + b"retry: %d\n\n" % _RETRY_MS + self._snapshot()
-        if self._pipeline.ended:
-            return first
-        request.send_part(first)
-        if self._end_watching is None:
-            self._end_watching = self._pipeline.watch(self._tick)
-        self._readers[request] = Deferred(lambda _: self._forget(request))
-        return self._readers[request]
+        return Stream(self._begin, _HEADERS, _EVENTS)
 
-    def _forget(self, request: Request) -> None:
-        del self._readers[request]
+    def _begin(self, reader: Sink) -> Callable[[], None]:
+        reader.send(b"retry: %d\n\n" % _RETRY_MS + self._snapshot())
+        if self._pipeline.ended:
+            reader.end()
+        else:
+            if self._end_watching is None:
+                self._end_watching = self._pipeline.watch(self._tick)
+            self._readers[reader] = None
+        return lambda: self._forget(reader)
+
+    def _forget(self, reader: Sink) -> None:
+        self._readers.pop(reader, None)
         if not self._readers and self._end_watching is not None:
             self._end_watching()
             self._end_watching = None
 
     def _tick(self, is_over: bool) -> None:
         snapshot = self._snapshot()
-        for request in self._readers:
-            if not request.reader_is_behind:
-                request.send_part(snapshot)
+        for reader in list(self._readers):
+            if not reader.is_behind:
+                reader.send(snapshot)
         if is_over:
             readers, self._readers = self._readers, {}
             self._end_watching = None
-            for end in readers.values():
-                end.callback(b"")
+            for reader in readers:
+                reader.end()
 
     def _snapshot(self) -> bytes:
         data = json.dumps({"stats": stats_of(self._pipeline), "workers": workers_of(self._pipeline)})

@@ -13,14 +13,11 @@ nobody can lead an address elsewhere, and the names that are given here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
 
+from zpipeline.web.asked import Asked, values_of
 from zpipeline.web.problems import Problem
-
-if TYPE_CHECKING:
-    from zpipeline.web.http.request import Request
 
 #: uri-host and port of RFC 3986, as far as any of it can be known.
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]*))?")
@@ -42,16 +39,18 @@ class Origins:
         self._names = {host.lower().rstrip(".") for host in hosts}
         self._known: dict[bytes, bool] = {}
 
-    def refusal(self, request: Request) -> Problem | None:
+    def refusal(self, request: Asked) -> Problem | None:
         """Why a request is not for us, if it is not."""
-        host = request.host
-        if host is not None:
+        hosts = values_of(request, b"host")
+        host = b", ".join(hosts)
+        if hosts:
             known = self._known.get(host)
             if known is None:
                 known = self._look_at(host)
             if not known:
                 return Problem(421, f"{host.decode('latin-1')!r} is none of this server's names: --host adds one")
-        if (b"sec-fetch-site" in request.headers or b"origin" in request.headers) and not _is_ours(request, host):
+        sites, origins = values_of(request, b"sec-fetch-site"), values_of(request, b"origin")
+        if (sites or origins) and not _is_ours(host.lower(), sites, origins):
             why = "a page of another site sent this (if not, a proxy in front has to pass on the Host header)"
             return Problem(403, why)
         return None
@@ -100,11 +99,14 @@ def _is_loopback(name: str) -> bool:
     return name == "localhost" or name.endswith(".localhost")
 
 
-def _is_ours(request: Request, host: bytes | None) -> bool:
-    """Whether a page sent this that we have served, or a user without any page."""
-    sites = request.values(b"sec-fetch-site")
-    origins = [origin.partition(b"://")[2].lower() for origin in request.values(b"origin")]
-    is_our_origin = host is not None and all(origin == host for origin in origins)
+def _is_ours(host: bytes, sites: Sequence[bytes], origins: Sequence[bytes]) -> bool:
+    """Whether a page sent this that we have served, or a user without any page.
+
+    :param host: that the request names, in lower case; empty when it names none.
+    :param sites: what Sec-Fetch-Site says.
+    :param origins: what Origin says.
+    """
+    is_our_origin = bool(host) and all(origin.partition(b"://")[2].lower() == host for origin in origins)
     if not sites:
         return is_our_origin
     # "same-site" is another port or another name of one domain: ours, if the origin is

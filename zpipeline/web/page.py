@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from importlib.util import find_spec
@@ -42,7 +43,7 @@ class File:
     content_type: bytes
     tag: bytes
 
-    def answer_to(self, encodings: list[bytes], tags: list[bytes]) -> tuple[int, bytes, dict[bytes, bytes]]:
+    def answer_to(self, encodings: Sequence[bytes], tags: Sequence[bytes]) -> tuple[int, bytes, dict[bytes, bytes]]:
         """Status, content and headers for a client that says this.
 
         A client keeps what it has, and asks each time whether it is still that (RFC 9110, 13.1.2): the files are

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
@@ -21,10 +22,14 @@ from zpipeline.web.http.incoming import Incoming
 from zpipeline.web.http.request import Request
 from zpipeline.web.http.turns import Turns
 from zpipeline.web.origins import Origins
+from zpipeline.web.problems import Problem
 from zpipeline.web.routes import Routes
 
 #: How many bytes all bodies may have together that are being received.
 MAX_INCOMING = 512 << 20
+
+#: A batch as a whole may be this many times what one job may be.
+BATCH_BODIES = 64
 
 #: For how long nothing may come on a connection that is kept, in seconds: longer than the usual proxies keep one that
 #: nothing goes through, so that they do not send a request on one that is just ending.
@@ -36,11 +41,7 @@ log = Logger()
 class Site(Factory):
     """All connections of one listening port.
 
-    :ivar pipeline: whose interface this is.
-    :ivar resource: answers requests.
-    :ivar max_body: of one job, in bytes.
     :ivar incoming: the bodies that are being received, or are not done with.
-    :ivar origins: whose requests are answered.
     :ivar connections: how many there are, and may be.
     :ivar deadlines: what each of them has to be done with in time.
     :ivar turns: of the reactor.
@@ -62,20 +63,37 @@ class Site(Factory):
         reactor: Any,
     ) -> None:
         self.reactor = reactor = steady(reactor)
-        self.pipeline = pipeline
-        self.max_body = max_body
+        self._pipeline = pipeline
+        self._max_body = max_body
         self.incoming = Incoming(max_incoming)
-        self.origins = Origins(hosts)
         self.connections = Connections(max_connections, reactor)
         self.deadlines = Deadlines(reactor, keep_alive)
         self.turns = Turns(reactor)
-        app = App(pipeline, max_body=max_body, turns=self.turns, connections=self.connections)
-        self.resource = Routes(app.app, app.failed)
+        self._app = App(pipeline, max_body=max_body, turns=self.turns, connections=self.connections)
+        self._routes = Routes(self._app.app, self._app.failed, Origins(hosts))
         self._access_log = access_log
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """What speaks on a new connection."""
         return self.connections.refuse() if self.connections.is_full else Channel(self)
+
+    @property
+    def draining(self) -> bool:
+        """Whether each answer is the last of its connection."""
+        return self._pipeline.draining
+
+    def limit_of(self, request: Request) -> int:
+        """How many bytes the body of a request may have."""
+        is_batch = request.path == b"/batch" and request.method == b"POST"
+        return self._max_body * (BATCH_BODIES if is_batch else 1)
+
+    def answer(self, request: Request) -> Deferred[Any] | None:
+        """Answer a request, now or later: what it returns is cancelled when the client goes."""
+        return self._routes.answer(request, request.path, request.respond)
+
+    def refused(self, request: Request, problem: Problem) -> None:
+        """A request gets no further than its connection."""
+        self._app.refused(request.path, problem)
 
     def log(self, request: Request) -> None:
         """A request has been answered."""

@@ -37,7 +37,7 @@ from zpipeline.web.http import request
 from zpipeline.web.http.connections import Connections
 from zpipeline.web.http.deadlines import Deadline
 from zpipeline.web.http.outgoing import outgoing
-from zpipeline.web.http.parser import END, Head, Malformed, Parser
+from zpipeline.web.http.parser import END, Fields, Head, Malformed, Parser
 from zpipeline.web.http.request import Request
 from zpipeline.web.http.turns import Turns
 from zpipeline.web.problems import Problem
@@ -202,21 +202,23 @@ class Channel(Protocol):
         if problem is not None:
             self._refuse(problem)
 
-    def _begin(self, request: Request) -> None:
-        """It is this one's turn to be answered."""
+    def _begin(self, request: Request, problem: Problem | None = None) -> None:
+        """It is this one's turn to be answered, perhaps with a problem."""
         if self._is_plain:
             self.transport.bufferSize = Connection.bufferSize
         self._watch(self._site.deadlines.idle)
         self._answering = request
         self.is_last = self._is_deaf = self.is_last or not request.keeps_connection
-        request.begin()
+        if problem is None:
+            request.begin()
+        else:
+            request.refuse(problem)
 
     def _refuse(self, problem: Problem) -> None:
         """Answer with this, and read nothing more."""
         request = self._coming or Request(self, self._site, _NO_HEAD)
-        request.refusal = problem
         self._coming = None
-        self._begin(request)
+        self._begin(request, problem)
 
     def _wait_for_turn(self) -> None:
         self._turn = self._site.turns.wait()
@@ -283,8 +285,9 @@ class Channel(Protocol):
         if self.is_last:
             self._end()
             return
-        if not self._out.waits:
-            self._site.deadlines.idle.begin(self)
+        idle = self._site.deadlines.idle
+        if self._deadline is idle:
+            idle.begin(self)
         if not self._is_kept:
             self._is_kept = True
             if ITCPTransport.providedBy(self.transport):
@@ -387,4 +390,4 @@ class Channel(Protocol):
 
 
 #: Of a request whose head is not known.
-_NO_HEAD = Head(b"-", b"-", b"-", b"", b"-", {}, None, 0, False, False)
+_NO_HEAD = Head(b"-", b"-", b"-", b"-", Fields(), 0, False, False)

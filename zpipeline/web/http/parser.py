@@ -29,10 +29,10 @@ complete.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import lru_cache
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from attrs import define
 
@@ -78,16 +78,35 @@ class Malformed(Exception):
         self.detail = detail
 
 
+class Fields(dict[bytes, list[bytes]]):
+    """Headers: the values of each, in their order, under its name in lower case.
+
+    It can be read as the headers of twisted.web can be.
+    """
+
+    __slots__ = ()
+
+    def hasHeader(self, name: bytes) -> bool:
+        """Whether there is such a header, however its name is written."""
+        return name.lower() in self
+
+    def getRawHeaders(self, name: bytes, default: Any = None) -> Any:
+        """All values of a header, however its name is written; `default` when there is none."""
+        return self.get(name.lower(), default)
+
+    def getAllRawHeaders(self) -> Iterable[tuple[bytes, list[bytes]]]:
+        """All names and their values."""
+        return self.items()
+
+
 @define(eq=False)
 class Head:
     """All of a request but its body.
 
     :ivar uri: the target, as it was sent.
     :ivar path: of the target; ``*`` and what CONNECT asks for are paths too.
-    :ivar query: what comes after the first question mark of the target.
     :ivar version: ``HTTP/1.1`` or ``HTTP/1.0``.
-    :ivar headers: the values of each, in their order; names are in lower case.
-    :ivar host: what the client takes this server for, in lower case, perhaps with a port; None when it has not said.
+    :ivar headers: as they came; Host is what the client takes this server for, wherever it has said that.
     :ivar length: of the body, in bytes; None when it comes in chunks.
     :ivar keeps_connection: whether the client may send another request on the connection.
     :ivar wants_continue: whether it waits for a word before it sends the body.
@@ -96,10 +115,8 @@ class Head:
     method: bytes
     uri: bytes
     path: bytes
-    query: bytes
     version: bytes
-    headers: dict[bytes, list[bytes]]
-    host: bytes | None
+    headers: Fields
     length: int | None
     keeps_connection: bool
     wants_continue: bool
@@ -272,17 +289,17 @@ def head_of(text: bytes) -> Head:
     method, uri, version = _request_line(line)
     is_new = version == b"HTTP/1.1"
     headers = _headers(fields)
-    host = _host(headers, is_new)
+    _look_at_host(headers, is_new)
     path = uri
     if not uri.startswith(b"/"):
         found = _URI.fullmatch(uri)
         if found is not None:
-            host, path = _checked_host(found[1]), found[2]
+            headers[b"host"] = [_checked_host(found[1])]
+            path = found[2]
             if not path.startswith(b"/"):
                 path = b"/" + path
         elif method != b"CONNECT" and (uri != b"*" or method != b"OPTIONS"):
             raise Malformed(400, "the target of a request is a path, beginning with /, or all of a URI")
-    path, _, query = path.partition(b"?")
     keeps_connection = is_new
     if b"connection" in headers:
         options = _options(b",".join(headers[b"connection"]))
@@ -290,11 +307,9 @@ def head_of(text: bytes) -> Head:
     return Head(
         method,
         uri,
-        path,
-        query,
+        path.partition(b"?")[0],
         version,
         headers,
-        host,
         _length(headers, is_new) if b"content-length" in headers or b"transfer-encoding" in headers else 0,
         keeps_connection,
         is_new and b"expect" in headers and headers[b"expect"][0].lower() == b"100-continue",
@@ -327,10 +342,10 @@ def _request_line(line: bytes) -> list[bytes]:
     return words
 
 
-def _headers(lines: list[bytes]) -> dict[bytes, list[bytes]]:
+def _headers(lines: list[bytes]) -> Fields:
     if len(lines) > MAX_HEADERS:
         raise Malformed(431, f"there are over {MAX_HEADERS} headers")
-    headers: dict[bytes, list[bytes]] = {}
+    headers = Fields()
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon:
@@ -352,25 +367,25 @@ def _token(name: bytes) -> bytes:
     return name.lower()
 
 
-def _host(headers: dict[bytes, list[bytes]], is_new: bool) -> bytes | None:
+def _look_at_host(headers: Fields, is_new: bool) -> None:
     values = headers.get(b"host")
     if values is None:
         if is_new:
             raise Malformed(400, "HTTP/1.1 asks for a Host header")
-        return None
+        return
     if len(values) > 1:
         raise Malformed(400, "Host was sent more than once")
-    return _checked_host(values[0])
+    _checked_host(values[0])
 
 
 @lru_cache(256)
 def _checked_host(host: bytes) -> bytes:
     if not _HOST.fullmatch(host):
         raise Malformed(400, "Host is not the name or the address of a host, perhaps with a port")
-    return host.lower()
+    return host
 
 
-def _length(headers: dict[bytes, list[bytes]], is_new: bool) -> int | None:
+def _length(headers: Fields, is_new: bool) -> int | None:
     """Of a body of which something is said."""
     lengths = headers.get(b"content-length", _NO_VALUES)
     codings = headers.get(b"transfer-encoding", _NO_VALUES)
