@@ -147,6 +147,15 @@ class ProgramTests(SynchronousTestCase):
         self.assertEqual(request(process.port, "POST", "/photos", b"x" * 1_048_577)[0], 413)
         self.assert_ends(process)
 
+    def test_the_whole_interface_in_a_site(self) -> None:
+        process, _ = self.run_program(PROGRAMS["embedding.rst", "mounted_web.py"])
+        self.rig.until("the program serves", lambda: listens(process.port))
+        status, answer = request(process.port, "POST", "/queue/", b"picture")
+        self.assertEqual(status, 202, answer)
+        self.rig.until_all_ran([json.loads(answer)["id"]])
+        self.assertEqual(request(process.port, "GET", "/queue/stats")[0], 200)
+        self.assert_ends(process)
+
     def test_the_twistd_application_with_two_queues(self) -> None:
         command = [*TWISTD, "--pidfile=", "--python"]
         text = PROGRAMS["embedding.rst", "two_queues.py"]

@@ -71,6 +71,8 @@ def path_of(request: Asked) -> bytes:
 
 def place_of(request: Asked, path: str) -> bytes:
     """A path of ours as the client has to ask for it."""
+    if not request.prepath:
+        return path.encode("ascii")
     before = "".join(f"/{quote(segment)}" for segment in request.prepath)
     return (before + path).encode("ascii")
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
-from zpipeline.web.asked import Asked, values_of
+from zpipeline.web.asked import Asked
 from zpipeline.web.problems import Problem
 
 #: uri-host and port of RFC 3986, as far as any of it can be known.
@@ -41,7 +41,8 @@ class Origins:
 
     def refusal(self, request: Asked) -> Problem | None:
         """Why a request is not for us, if it is not."""
-        hosts = values_of(request, b"host")
+        values_of = request.requestHeaders.getRawHeaders
+        hosts = values_of(b"host", ())
         host = b", ".join(hosts)
         if hosts:
             known = self._known.get(host)
@@ -49,7 +50,7 @@ class Origins:
                 known = self._look_at(host)
             if not known:
                 return Problem(421, f"{host.decode('latin-1')!r} is none of this server's names: --host adds one")
-        sites, origins = values_of(request, b"sec-fetch-site"), values_of(request, b"origin")
+        sites, origins = values_of(b"sec-fetch-site", ()), values_of(b"origin", ())
         if (sites or origins) and not _is_ours(host.lower(), sites, origins):
             why = "a page of another site sent this (if not, a proxy in front has to pass on the Host header)"
             return Problem(403, why)

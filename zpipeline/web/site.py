@@ -41,6 +41,7 @@ log = Logger()
 class Site(Factory):
     """All connections of one listening port.
 
+    :ivar pipeline: whose interface this is.
     :ivar incoming: the bodies that are being received, or are not done with.
     :ivar connections: how many there are, and may be.
     :ivar deadlines: what each of them has to be done with in time.
@@ -63,7 +64,7 @@ class Site(Factory):
         reactor: Any,
     ) -> None:
         self.reactor = reactor = steady(reactor)
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._max_body = max_body
         self.incoming = Incoming(max_incoming)
         self.connections = Connections(max_connections, reactor)
@@ -76,11 +77,6 @@ class Site(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """What speaks on a new connection."""
         return self.connections.refuse() if self.connections.is_full else Channel(self)
-
-    @property
-    def draining(self) -> bool:
-        """Whether each answer is the last of its connection."""
-        return self._pipeline.draining
 
     def limit_of(self, request: Request) -> int:
         """How many bytes the body of a request may have."""

@@ -112,6 +112,8 @@ class Channel(Protocol):
         self._parser = Parser()
         self._coming: Request | None = None  # its head is here, and its body is not
         self._body_before = 0  # so much of it had come at the last look
+        self._has_to_continue = False  # its client waits for a word
+        self._reads_much = False  # at once
         self._answering: Request | None = None
         self._is_going_on = False
         self._turn: Deferred[None] | None = None  # that is waited for
@@ -161,8 +163,10 @@ class Channel(Protocol):
             return
         self._is_going_on = True
         parser = self._parser
-        has_worked = False
+        has_worked = False  # so that others may wait for their turn
         while self._answering is None and not (self._is_deaf or self._out.waits or self._turn is not None):
+            if not parser.waiting and self._coming is None:
+                break
             if has_worked and parser.waiting and self._site.turns.is_over:
                 self._wait_for_turn()
                 break
@@ -173,27 +177,34 @@ class Channel(Protocol):
                 break
             if event is None:
                 break
+            if isinstance(event, Head):
+                self._head_received(event)
+                has_worked |= event.length == 0
+                continue
             if event is END:
                 coming, self._coming = self._coming, None
                 assert coming is not None
                 self._begin(coming)
-                has_worked = True
-            elif isinstance(event, Head):
-                self._head_received(event)
             else:
                 self._body_received(event)
-                has_worked = True
+            has_worked = True
         self._is_going_on = False
         self._look()
 
     def _head_received(self, head: Head) -> None:
-        coming = self._coming = Request(self, self._site, head)
+        request = Request(self, self._site, head)
+        if head.length == 0:
+            self._begin(request)
+            return
+        self._coming = request
         self._body_before = 0
-        problem = coming.refusal_of_head()
+        self._has_to_continue = head.wants_continue
+        problem = request.refusal_of_head()
         if problem is not None:
             self._refuse(problem)
-        elif self._is_plain and coming.length > Connection.bufferSize:
+        elif self._is_plain and head.length is not None and head.length > Connection.bufferSize:
             self.transport.bufferSize = READ_AT_ONCE
+            self._reads_much = True
 
     def _body_received(self, part: bytes) -> None:
         coming = self._coming
@@ -204,11 +215,13 @@ class Channel(Protocol):
 
     def _begin(self, request: Request, problem: Problem | None = None) -> None:
         """It is this one's turn to be answered, perhaps with a problem."""
-        if self._is_plain:
+        if self._reads_much:
             self.transport.bufferSize = Connection.bufferSize
+            self._reads_much = False
         self._watch(self._site.deadlines.idle)
         self._answering = request
-        self.is_last = self._is_deaf = self.is_last or not request.keeps_connection
+        if not request.head.keeps_connection:
+            self.is_last = self._is_deaf = True
         if problem is None:
             request.begin()
         else:
@@ -234,6 +247,7 @@ class Channel(Protocol):
             return
         deadlines = self._site.deadlines
         deadline = deadlines.idle
+        waiting = self._parser.waiting
         if self._out.waits:
             deadline = deadlines.reading
         elif self._answering is not None:
@@ -245,13 +259,15 @@ class Channel(Protocol):
                 return
             if self._coming is not None:
                 deadline = deadlines.body
-                if self._coming.wants_continue and not self._parser.waiting:
-                    self._coming.wants_continue = False
+                if self._has_to_continue and not waiting:
+                    self._has_to_continue = False
                     self._out.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            elif self._parser.waiting:
+            elif waiting:
                 deadline = deadlines.head
-        self._watch(deadline)
-        self._breathe()
+        if deadline is not self._deadline:
+            self._watch(deadline)
+        if self._is_paused or waiting > READ_AHEAD:
+            self._breathe()
 
     def _watch(self, deadline: Deadline[Channel]) -> None:
         if deadline is not self._deadline:
@@ -292,7 +308,8 @@ class Channel(Protocol):
             self._is_kept = True
             if ITCPTransport.providedBy(self.transport):
                 self.transport.setTcpNoDelay(True)
-        self._go_on()
+        if not self._is_going_on:
+            self._go_on()
 
     def end_after_answer(self) -> None:
         """The answer that is about to be written is the last one, and its client may not know."""

@@ -29,10 +29,10 @@ complete.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from attrs import define
 
@@ -81,22 +81,13 @@ class Malformed(Exception):
 class Fields(dict[bytes, list[bytes]]):
     """Headers: the values of each, in their order, under its name in lower case.
 
-    It can be read as the headers of twisted.web can be.
+    They can be read as those of twisted.web can be, by names in lower case.
     """
 
     __slots__ = ()
 
-    def hasHeader(self, name: bytes) -> bool:
-        """Whether there is such a header, however its name is written."""
-        return name.lower() in self
-
-    def getRawHeaders(self, name: bytes, default: Any = None) -> Any:
-        """All values of a header, however its name is written; `default` when there is none."""
-        return self.get(name.lower(), default)
-
-    def getAllRawHeaders(self) -> Iterable[tuple[bytes, list[bytes]]]:
-        """All names and their values."""
-        return self.items()
+    getRawHeaders = dict.get
+    getAllRawHeaders = dict.items
 
 
 @define(eq=False)
@@ -107,7 +98,7 @@ class Head:
     :ivar path: of the target; ``*`` and what CONNECT asks for are paths too.
     :ivar version: ``HTTP/1.1`` or ``HTTP/1.0``.
     :ivar headers: as they came; Host is what the client takes this server for, wherever it has said that.
-    :ivar length: of the body, in bytes; None when it comes in chunks.
+    :ivar length: of the body, in bytes; 0 when there is none; None when it comes in chunks.
     :ivar keeps_connection: whether the client may send another request on the connection.
     :ivar wants_continue: whether it waits for a word before it sends the body.
     """
@@ -130,7 +121,7 @@ class Sign(Enum):
 
 END: Final = Sign.END
 
-#: A head, then parts of its body, then the end of it; None when more bytes have to come first.
+#: A head, then, unless its length is 0, parts of its body and the end of it; None when more bytes have to come first.
 Event: TypeAlias = Head | bytes | Literal[Sign.END] | None
 
 
@@ -174,9 +165,10 @@ class Parser:
         if not self._has_skipped and data.startswith(b"\r\n", at):
             at = self._at = at + 2
             self._has_skipped = True
-        end = self._find_end()
+        end = data.find(_END, at, at + MAX_HEAD)
         if end < 0:
             if at < len(data):
+                self._look_at_size()
                 _look_at_start(data[at:])
             return None
         self._has_skipped = False
@@ -187,16 +179,12 @@ class Parser:
         elif head.length:
             self._left = head.length
             self._read = self._read_body
-        else:
-            self._read = self._read_end
         return head
 
-    def _find_end(self) -> int:
-        """Where the last of some lines ends; -1 when that is not here yet."""
-        end = self._data.find(_END, self._at, self._at + MAX_HEAD)
-        if end < 0 and self.waiting >= MAX_HEAD:
+    def _look_at_size(self) -> None:
+        """Of lines whose end is not here."""
+        if self.waiting >= MAX_HEAD:
             raise Malformed(431, f"the request line and the headers are over {MAX_HEAD} bytes")
-        return end
 
     def _read_end(self) -> Event:
         self._read = self._read_head
@@ -272,8 +260,9 @@ class Parser:
         if data.startswith(b"\r\n", at):
             self._at = at + 2
             return self._read_end()
-        end = self._find_end()
+        end = data.find(_END, at, at + MAX_HEAD)
         if end < 0:
+            self._look_at_size()
             return None
         _headers(_lines(data[at:end]))
         self._at = end + len(_END)

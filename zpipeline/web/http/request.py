@@ -24,13 +24,20 @@ _SMALL_PART = 4096
 _LARGE_PART = 1 << 16
 
 
+class Pipeline(Protocol):
+    """What it needs of `zpipeline.pipeline.Pipeline`."""
+
+    @property
+    def draining(self) -> bool: ...
+
+
 class Site(Protocol):
     """What a request needs of `zpipeline.web.site.Site`."""
 
     incoming: Incoming
 
     @property
-    def draining(self) -> bool: ...
+    def pipeline(self) -> Pipeline: ...
 
     def limit_of(self, request: Request) -> int: ...
 
@@ -67,12 +74,10 @@ class Request:
     :ivar path: of the target.
     :ivar clientproto: the version; twisted.web calls it so, and logs it.
     :ivar requestHeaders: as they came.
-    :ivar length: of the body, in bytes, if a header says it; else 0.
+    :ivar head: all of it but the body.
     :ivar limit: of the body, in bytes.
     :ivar size: of what of the body has come, in bytes.
     :ivar held: of the bytes that all bodies may have together, those of this one.
-    :ivar keeps_connection: whether another request may follow on the connection.
-    :ivar wants_continue: whether the client waits for a word before it sends the body.
     :ivar client_is_gone: whether nobody waits for the answer.
     :ivar code: the status of the answer.
     :ivar sentLength: of the answer's content, in bytes.
@@ -92,10 +97,7 @@ class Request:
         self.path = head.path
         self.clientproto = head.version
         self.requestHeaders = head.headers
-        self.length = head.length or 0
-        self.keeps_connection = head.keeps_connection
-        self.wants_continue = head.wants_continue
-        self._is_chunked = head.length is None
+        self.head = head
         self._channel = channel
         self._site = site
         self._parts: list[bytes | bytearray] = []
@@ -115,12 +117,11 @@ class Request:
 
     def refusal_of_head(self) -> Problem | None:
         """The headers are here and the body is not: why it should not even come, if it should not."""
-        if self.length == 0 and not self._is_chunked:
-            return None
+        length = self.head.length
         self.limit = min(self._site.limit_of(self), self._site.incoming.most)
-        if self.length > self.limit:
-            return too_large(self.limit, close=True)
-        return self._hold(self.length)
+        if length is None:
+            return None
+        return too_large(self.limit, close=True) if length > self.limit else self._hold(length)
 
     def _hold(self, size: int) -> Problem | None:
         """So many bytes of a body are to come, or have: why there is no room for them, beside all other bodies."""
@@ -142,7 +143,7 @@ class Request:
             parts.append(bytearray(part))
         if self.size > self.limit:
             return too_large(self.limit, close=True)
-        return self._hold(len(part)) if self._is_chunked else None
+        return self._hold(len(part)) if self.head.length is None else None
 
     @property
     def content(self) -> BytesIO:
@@ -174,7 +175,7 @@ class Request:
             self._respond_with_stream(answer)
             return
         channel = self._channel
-        if answer.closes or self._site.draining:
+        if answer.closes or self._site.pipeline.draining:
             channel.end_after_answer()
         self.code = status = answer.status
         content = answer.content
