@@ -459,6 +459,16 @@ class ShareTests(WebTestCase):
         self.assertEqual(len(self.pipeline.jobs), answered)
         self.assertEqual(clock.getDelayedCalls(), [])
 
+    async def test_nothing_of_what_was_read_is_kept(self) -> None:
+        connection = await self.connect()
+        connection.post("/", b"x" * 1_000_000)
+        connection.post_chunks("/", [b"x" * 100_000, b""])
+        connection.transport.write(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n" * 1000)
+        for _ in range(1002):
+            self.assertEqual((await connection.answer()).status, 202)
+        (served,) = self.channels
+        self.assertEqual(served._parser._data, b"")
+
     async def test_no_request_is_begun_while_answers_are_not_read(self) -> None:
         begun: list[None] = []
 

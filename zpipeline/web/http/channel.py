@@ -341,7 +341,7 @@ class Channel(Protocol):
             return  # until it has been read
         if self._is_over:
             return
-        self._is_over = True
+        self._is_over = self._is_deaf = True
         self._out.end()
         if self._lingers and not self._client_is_done:
             self._linger()

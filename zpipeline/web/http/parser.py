@@ -173,13 +173,20 @@ class Parser:
             return None
         self._has_skipped = False
         head = head_of(data[at:end])
-        self._at = end + len(_END)
+        self._has_read(end + len(_END))
         if head.length is None:
             self._read = self._read_chunks
         elif head.length:
             self._left = head.length
             self._read = self._read_body
         return head
+
+    def _has_read(self, to: int) -> None:
+        """What comes before this is done with: nothing of it is kept, when nothing follows."""
+        if to == len(self._data):
+            self._data, self._at = b"", 0
+        else:
+            self._at = to
 
     def _look_at_size(self) -> None:
         """Of lines whose end is not here."""
@@ -200,8 +207,8 @@ class Parser:
         """What has come of the body, or of the chunk."""
         at = self._at
         part = self._data[at : at + self._left] if at else self._data[: self._left]
-        self._at += len(part)
         self._left -= len(part)
+        self._has_read(at + len(part))
         return part
 
     def _read_chunks(self) -> Event:
@@ -237,14 +244,14 @@ class Parser:
             if len(data) - at > MAX_CHUNK_LINE + 1:
                 raise Malformed(400, f"the line before a chunk is over {MAX_CHUNK_LINE} bytes")
             return None
-        self._at = end + 2
+        self._has_read(end + 2)
         return data[at:end]
 
     def _ends_chunk(self) -> bool:
         """Whether the end of a chunk is here."""
         found = self._data[self._at : self._at + 2]
         if found == b"\r\n":
-            self._at += 2
+            self._has_read(self._at + 2)
             self._read = self._read_chunks
             return True
         if not b"\r\n".startswith(found):
@@ -258,14 +265,14 @@ class Parser:
         """Those that come after a body in chunks."""
         data, at = self._data, self._at
         if data.startswith(b"\r\n", at):
-            self._at = at + 2
+            self._has_read(at + 2)
             return self._read_end()
         end = data.find(_END, at, at + MAX_HEAD)
         if end < 0:
             self._look_at_size()
             return None
         _headers(_lines(data[at:end]))
-        self._at = end + len(_END)
+        self._has_read(end + len(_END))
         return self._read_end()
 
 
