@@ -8,6 +8,7 @@ Names of headers are in lower case here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import IO, Any, Protocol
 from urllib.parse import quote
 
@@ -77,6 +78,13 @@ def place_of(request: Asked, path: str) -> bytes:
     return (before + path).encode("ascii")
 
 
+@lru_cache(256)
+def _kept_as(sent: bytes) -> str:
+    """What a header is called that its job has too; empty when the job has none such. The same ones come again."""
+    name = sent.lower()
+    return name.decode("ascii") if name in _KEPT or name.startswith((b"x-", b"zpipe-")) else ""
+
+
 def job_headers(request: Asked, path: str) -> dict[str, str]:
     """The headers of the job that this request pushes.
 
@@ -86,9 +94,9 @@ def job_headers(request: Asked, path: str) -> dict[str, str]:
     """
     kept: dict[str, str] = {}
     for sent, values in request.requestHeaders.getAllRawHeaders():
-        name = sent.lower()
-        if name in _KEPT or name.startswith((b"x-", b"zpipe-")):
-            kept[name.decode("ascii")] = b", ".join(values).decode("latin-1")
+        name = _kept_as(sent)
+        if name:
+            kept[name] = b", ".join(values).decode("latin-1")
     kept["zpipe-method"] = request.method.decode("ascii")
     kept["zpipe-path"] = path
     return kept

@@ -162,14 +162,15 @@ class Channel(Protocol):
         if self._is_going_on:
             return
         self._is_going_on = True
-        parser = self._parser
+        parser, out = self._parser, self._out
         has_worked = False  # so that others may wait for their turn
-        while self._answering is None and not (self._is_deaf or self._out.waits or self._turn is not None):
-            if not parser.waiting and self._coming is None:
-                break
-            if has_worked and parser.waiting and self._site.turns.is_over:
-                self._wait_for_turn()
-                break
+        while self._answering is None and not (self._is_deaf or out.waits or self._turn is not None):
+            if has_worked:
+                if not parser.waiting and self._coming is None:
+                    break
+                if parser.waiting and self._site.turns.is_over:
+                    self._wait_for_turn()
+                    break
             try:
                 event = parser.next()
             except Malformed as error:

@@ -342,15 +342,16 @@ def _headers(lines: list[bytes]) -> Fields:
     if len(lines) > MAX_HEADERS:
         raise Malformed(431, f"there are over {MAX_HEADERS} headers")
     headers = Fields()
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon:
-            raise Malformed(400, "a header has no colon")
-        name = _token(name)
-        if name in headers:
-            headers[name].append(value.strip(b" \t"))
-        else:
-            headers[name] = [value.strip(b" \t")]
+    try:
+        for line in lines:
+            name, value = line.split(b":", 1)
+            name = _token(name)
+            if name in headers:
+                headers[name].append(value.strip(b" \t"))
+            else:
+                headers[name] = [value.strip(b" \t")]
+    except ValueError:
+        raise Malformed(400, "a header has no colon") from None
     return headers
 
 
