@@ -12,11 +12,14 @@ through sees where it ends as we do. The rules are those of RFC 9112, and where 
 - A header is a name, which is a token, a colon and a value, on one line: a value that goes on in the next is refused.
 - HTTP/1.1 has one Host, and 1.0 may have one. It is a host, perhaps with a port, and never empty. The host of a target
   that is all of a URI takes its place.
-- Content-Length is digits, and there is one at most, even if two say the same.
+- Content-Length is digits, zeros before them or not, and there is one at most, even if two say the same.
 - Transfer-Encoding is ``chunked``, once, in HTTP/1.1, and without a Content-Length. Codings before it are refused with
   501.
-- The size of a chunk is 1 to 16 hexadecimal digits. Extensions of chunks, and fields after the last one, have to be
-  well-formed, and are of no use.
+- The size of a chunk is 1 to 16 hexadecimal digits. Spaces and tabs may stand between it and extensions, and not before
+  the end of the line. Extensions, and fields after the last chunk, have to be well-formed, and are of no use, whatever
+  they say of lengths.
+- A connection is kept in HTTP/1.1 unless Connection says ``close``, and in 1.0 if it says ``keep-alive``.
+- A client waits for a word if the first Expect of HTTP/1.1 is ``100-continue``, and nothing beside it.
 
 A head is at most `MAX_HEAD` bytes and `MAX_HEADERS` headers, and so are the fields after a body; the line before a
 chunk is at most `MAX_CHUNK_LINE` bytes. How long a body may be is for the caller to say.
