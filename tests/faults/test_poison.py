@@ -17,14 +17,17 @@ from zpipeline.job import make_id
 
 STRIKES = 3
 
+#: One is left when each poison has one of them.
+WORKERS = len(POISON) + 1
+
 
 class Poison(RigCase):
     """With zpipe-worker."""
 
     def start(self, *options: object) -> tuple[Process, list[Process]]:
-        workers = self.rig.pool(seconds=0.002)
+        workers = self.rig.pool(WORKERS, seconds=0.002)
         web = self.rig.web([worker.port for worker in workers], *options)
-        self.rig.until_ready(web, 3)
+        self.rig.until_ready(web, WORKERS)
         return web, workers
 
     def poison(self, web: Process, load: Load) -> dict[str, str]:
@@ -70,8 +73,8 @@ class Poison(RigCase):
             load.join()
             self.check(web, load, strikes, poisoned)
         # The first strikes may hit all workers at once. After that one at a time is risked, and before its last strike
-        # each job has a rest, in which others run that came after all poison: in one of them at least, as a worker may
-        # take longer to start than a rest.
+        # each job has a rest, in which others run that came after all poison: in one of them at least. (A worker that
+        # was killed may take longer to start than a rest, and then has what has rested first.)
         lines = self.rig.lines()
         rests = [[line.at for line in lines if line.job_id == job_id][-2:] for job_id in poisoned.values()]
         later = [line.at for line in lines if line.body is None and line.job_id > max(poisoned.values())]
