@@ -368,7 +368,7 @@ class DeadlineTests(SynchronousTestCase):
 
     def test_a_body_has_a_least_rate(self) -> None:
         for framing, part in (
-            (b"content-length: 1000000", b"x" * 16_000),
+            (b"content-length: 600000", b"x" * 16_000),
             (b"transfer-encoding: chunked", b"3e80\r\n" + b"x" * 16_000 + b"\r\n"),
         ):
             self.setUp()
@@ -380,6 +380,31 @@ class DeadlineTests(SynchronousTestCase):
             self.clock.pump([1] * 60)
             self.assert_told("30720 bytes each 30 seconds")
             self.assertEqual(self.pipeline.jobs, [])
+
+    def test_a_large_body_takes_the_room_of_others_for_ten_minutes_at_most(self) -> None:
+        self.served.dataReceived(b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n")
+        for _ in range(30):
+            self.served.dataReceived(b"x" * 1200)
+            self.clock.advance(1)
+        self.assert_told("50000 bytes each 30 seconds")
+
+    def test_a_word_that_its_client_does_not_read_has_a_deadline(self) -> None:
+        request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        self.served.dataReceived(request)
+        producer = self.transport.producer
+        assert producer is not None
+        self.patch(self.transport, "write", lambda data: producer.pauseProducing())
+        self.served.dataReceived(
+            b"POST / HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n"
+        )
+        self.clock.advance(30)
+        self.assertTrue(self.transport.aborted)
+
+    def test_one_that_does_not_go_when_it_is_ended_is_cut_off(self) -> None:
+        self.clock.advance(75)
+        self.assertEqual((self.transport.disconnecting, self.transport.aborted), (True, False))
+        self.clock.advance(10)
+        self.assertTrue(self.transport.aborted)
 
     def test_each_body_has_its_own_time(self) -> None:
         head = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\na"

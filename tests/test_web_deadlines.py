@@ -51,6 +51,16 @@ class DeadlineTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.deadline.end(connections[0])
 
+    def test_an_error_of_one_does_not_keep_the_others(self) -> None:
+        first, second = Connection(self.deadline), Connection(self.deadline)
+        self.deadline.begin(first)
+        self.deadline.begin(second)
+        self.patch(first, "is_late", lambda: 1 / 0)
+        with self.assertRaises(ZeroDivisionError):
+            self.clock.advance(60)
+        self.clock.advance(0)
+        self.assertEqual(second.ended, 1)
+
     def test_one_that_must_not_end_yet_has_as_much_time_again(self) -> None:
         connection = Connection(self.deadline, again=True)
         self.deadline.begin(connection)

@@ -427,13 +427,14 @@ class Malformed(Crowd):
         return received
 
 
-#: A part of a request: what is right, and what is wrong, or may be.
+#: A part of a request: what is right, and what is wrong, or may be. None makes a job whose body workers cannot write
+#: down on one line, or take for what they have to do.
 Part = tuple[tuple[bytes, ...], tuple[bytes, ...]]
 
-_METHOD: Part = (b"GET", b"POST", b"OPTIONS"), (b"", b"get", b"G T", b"G\0T", b"CONNECT", b"\xff", b"M" * 17_000)
+_METHOD: Part = (b"GET", b"PUT", b"OPTIONS"), (b"", b"get", b"G T", b"G\0T", b"CONNECT", b"\xff", b"M" * 17_000)
 _SPACE: Part = (b" ",), (b"", b"  ", b"\t", b"\x0b", b"\r")
 _TARGET: Part = (
-    (CHEAP, b"/?x", b"/stats", b"/jobs/1-2", b"/dead?limit=2", b"http://localhost/stats"),
+    (CHEAP, b"/?xx", b"/stats", b"/jobs/1-2", b"/dead?limit=2", b"http://localhost/stats"),
     (b"", b"*", b"x", b"//", b"/%00", b"/\xff", b"/ /", b"http:///", b"ftp://x/", b"/a" * 8000, b"/dead?limit=\xb2"),
 )
 _VERSION: Part = (b"HTTP/1.1", b"HTTP/1.0"), (b"", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/11", b"http/1.1", b"RTSP/1.0")

@@ -55,9 +55,11 @@ LINGER_BYTES = 64 << 20
 #: How long a head may take, in seconds.
 HEAD_SECONDS = 30.0
 
-#: So many bytes of a body have to come in so many seconds, unless it is complete.
+#: So many bytes of a body have to come in so many seconds, unless it is complete; and no less than one of so many parts
+#: of what its Content-Length has announced, for so long as it comes, others have no room for that.
 BODY_SECONDS = 30.0
 BODY_BYTES = 30 << 10
+BODY_PARTS = 20
 
 #: How many bytes of an answer that goes on the kernel may keep, about.
 KEPT_OF_STREAM = 16_384
@@ -221,6 +223,7 @@ class Channel(Protocol):
             self._reads_much = False
         self._watch(self._site.deadlines.idle)
         self._answering = request
+        self._has_to_continue = False
         if not request.head.keeps_connection:
             self.is_last = self._is_deaf = True
         if problem is None:
@@ -249,6 +252,9 @@ class Channel(Protocol):
         deadlines = self._site.deadlines
         deadline = deadlines.idle
         waiting = self._parser.waiting
+        if self._has_to_continue and not waiting:
+            self._has_to_continue = False
+            self._out.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._out.waits:
             deadline = deadlines.reading
         elif self._answering is not None:
@@ -260,9 +266,6 @@ class Channel(Protocol):
                 return
             if self._coming is not None:
                 deadline = deadlines.body
-                if self._has_to_continue and not waiting:
-                    self._has_to_continue = False
-                    self._out.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             elif waiting:
                 deadline = deadlines.head
         if deadline is not self._deadline:
@@ -351,12 +354,17 @@ class Channel(Protocol):
             self.transport.connectionLost(connectionDone)
         else:
             self.transport.loseConnection()
+            self._end_soon()
 
     def _linger(self) -> None:
         self._deadline.end(self)
         self._breathe()
         if not ISSLTransport.providedBy(self.transport):  # TLS has no half to close
             self.transport.loseWriteConnection()
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        """Whatever the client does: one that speaks TLS may not answer that we want to end."""
         self._end_of_lingering = self._site.reactor.callLater(LINGER_SECONDS, self.transport.abortConnection)
 
     # Deadlines
@@ -375,11 +383,12 @@ class Channel(Protocol):
     def body_is_late(self) -> None:
         """It has been coming for a while."""
         assert self._coming is not None
-        if self._coming.size >= self._body_before + BODY_BYTES:
+        least = max(BODY_BYTES, (self._coming.head.length or 0) // BODY_PARTS)
+        if self._coming.size >= self._body_before + least:
             self._body_before = self._coming.size
             self._deadline.begin(self)
             return
-        rate = f"{BODY_BYTES} bytes each {BODY_SECONDS:g} seconds"
+        rate = f"{least} bytes each {BODY_SECONDS:g} seconds"
         self._refuse(Problem(408, f"the body comes too slowly: the least is {rate}", close=True))
 
     def may_be_gone(self) -> None:

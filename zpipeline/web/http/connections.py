@@ -91,9 +91,9 @@ class _Refused(Protocol):
         """Answer, whatever is asked."""
         transport = self.transport
         transport.write(_ANSWER)
+        self._end = self._reactor.callLater(PATIENCE, transport.abortConnection)
         if len(self._reading) < MOST_REFUSED:
             self._reading.add(self)
-            self._end = self._reactor.callLater(PATIENCE, transport.abortConnection)
             if isinstance(transport, TCPConnection):  # TLS has no half to close
                 transport.loseWriteConnection()
                 return

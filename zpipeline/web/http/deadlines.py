@@ -44,12 +44,15 @@ class Deadline(Generic[T]):
         self._next = None
         self._is_looking = True  # who begins meanwhile starts no timer of its own
         now = self._reactor.seconds()
-        while self._begun:
-            one, since = next(iter(self._begun.items()))
-            left = since + self._seconds - now
-            if left > 0:
-                self._next = self._reactor.callLater(left, self._look)
-                break
-            del self._begun[one]
-            self._missed(one)
-        self._is_looking = False
+        try:
+            while self._begun:
+                one, since = next(iter(self._begun.items()))
+                if since + self._seconds > now:
+                    break
+                del self._begun[one]
+                self._missed(one)
+        finally:
+            self._is_looking = False
+            if self._begun:
+                since = next(iter(self._begun.values()))
+                self._next = self._reactor.callLater(max(0.0, since + self._seconds - now), self._look)

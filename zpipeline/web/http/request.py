@@ -24,6 +24,10 @@ _SMALL_PART = 4096
 _LARGE_PART = 1 << 16
 
 
+#: So many bytes of an answer are sent apart from its head.
+_LARGE_CONTENT = 1 << 16
+
+
 class Pipeline(Protocol):
     """What it needs of `zpipeline.pipeline.Pipeline`."""
 
@@ -183,10 +187,14 @@ class Request:
         if status not in (204, 304):
             lines.append(b"Content-Type: %b\r\nContent-Length: %d\r\n" % (answer.content_type, len(content)))
         lines.append(b"\r\n")
-        if self.method != b"HEAD":
-            self.sentLength = len(content)
-            lines.append(content)
-        channel.send(b"".join(lines))
+        if self.method == b"HEAD":
+            content = b""
+        self.sentLength = len(content)
+        if len(content) < _LARGE_CONTENT:
+            channel.send(b"".join([*lines, content]))
+        else:  # while it waits to be read, it is not there twice
+            channel.send(b"".join(lines))
+            channel.send(content)
         self._has_responded()
 
     def _respond_with_stream(self, stream: Stream) -> None:
