@@ -16,8 +16,8 @@ through sees where it ends as we do. The rules are those of RFC 9112, and where 
 - Transfer-Encoding is ``chunked``, once, in HTTP/1.1, and without a Content-Length. Codings before it are refused with
   501.
 - The size of a chunk is 1 to 16 hexadecimal digits. Spaces and tabs may stand between it and extensions, and not before
-  the end of the line. Extensions, and fields after the last chunk, have to be well-formed, and are of no use, whatever
-  they say of lengths.
+  the end of the line. Fields after the last chunk have to be well-formed; they, and extensions, which are text, are of
+  no use, whatever they say.
 - A connection is kept in HTTP/1.1 unless Connection says ``close``, and in 1.0 if it says ``keep-alive``.
 - A client waits for a word if the first Expect of HTTP/1.1 is ``100-continue``, and nothing beside it.
 
@@ -409,7 +409,6 @@ def _length(headers: Fields, is_new: bool) -> int | None:
     raise Malformed(501, "the only transfer coding that is understood is 'chunked'")
 
 
-@lru_cache(64)
 def _options(value: bytes) -> frozenset[bytes]:
     """Of a connection."""
     return frozenset(option.strip(b" \t").lower() for option in value.split(b","))
