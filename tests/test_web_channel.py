@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.test_web import MemoryPipeline, WebTestCase, next_turn
 from zpipeline.job import make_id
-from zpipeline.web import app, make_site
+from zpipeline.web import app, make_site, page
 
 CHUNKED = "transfer-encoding: chunked"
 
@@ -493,6 +493,18 @@ class ShareTests(WebTestCase):
             self.assertEqual((await connection.answer()).status, 202)
         (served,) = self.channels
         self.assertEqual(served._parser._data, b"")
+
+    async def test_a_large_answer_that_is_not_read_is_there_once_for_all(self) -> None:
+        connection = await self.connect()
+        connection.transport.pauseProducing()
+        for _ in range(60):
+            connection.send("GET /ui/chart.js")
+        (served,) = self.channels
+        while not served.is_behind:
+            await next_turn()
+        file = page.find("chart.js")
+        assert file is not None
+        self.assertIs(served._out._unsent[0].obj, file.content)
 
     async def test_no_request_is_begun_while_answers_are_not_read(self) -> None:
         begun: list[None] = []

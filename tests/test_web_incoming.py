@@ -71,6 +71,14 @@ class IncomingTests(SynchronousTestCase):
         first.connectionLost()
         self.assertEqual(self.site.incoming.held, 0)
 
+    def test_its_room_is_taken_until_its_job_is_accepted(self) -> None:
+        self.pipeline.held = []
+        channel, transport = self.begin(900)
+        channel.dataReceived(b"x" * 900)
+        self.assertEqual((self.pipeline.bodies, self.site.incoming.held), ([b"x" * 900], 900))
+        self.pipeline.held[0]()
+        self.assertEqual((statuses(transport.value()), self.site.incoming.held), ([202], 0))
+
     def test_who_waits_for_what_comes_of_a_job_takes_no_room(self) -> None:
         channel, transport = self.begin(900, b"Prefer: wait=60\r\n")
         channel.dataReceived(b"x" * 900)

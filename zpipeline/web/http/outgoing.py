@@ -36,6 +36,10 @@ class Outgoing:
     def end(self) -> None:
         """Nothing more is to be written; nothing waits."""
 
+    def stopProducing(self) -> None:
+        """The connection is lost."""
+        self._unsent.clear()
+
     def _next_piece(self) -> bytes:
         data = self._unsent.popleft()
         if len(data) > PIECE:
@@ -72,10 +76,6 @@ class TCPOutgoing(Outgoing):
             self._transport.unregisterProducer()
         self._progress()
 
-    def stopProducing(self) -> None:
-        """The connection is lost."""
-        self._unsent.clear()
-
 
 @implementer(IPushProducer)
 class OtherOutgoing(Outgoing):
@@ -110,10 +110,6 @@ class OtherOutgoing(Outgoing):
     def end(self) -> None:
         """Nothing more is to be written; nothing waits."""
         self._transport.unregisterProducer()
-
-    def stopProducing(self) -> None:
-        """The connection is lost."""
-        self._unsent.clear()
 
 
 def outgoing(transport: Any, progress: Callable[[], None]) -> Outgoing:

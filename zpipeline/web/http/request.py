@@ -23,20 +23,19 @@ from zpipeline.web.problems import Problem, too_large, too_much_incoming
 _SMALL_PART = 4096
 _LARGE_PART = 1 << 16
 
-
 #: So many bytes of an answer are sent apart from its head.
 _LARGE_CONTENT = 1 << 16
 
 
 class Pipeline(Protocol):
-    """What it needs of `zpipeline.pipeline.Pipeline`."""
+    """What a request needs of `zpipeline.pipeline.Pipeline`."""
 
     @property
     def draining(self) -> bool: ...
 
 
 class Site(Protocol):
-    """What a request needs of `zpipeline.web.site.Site`."""
+    """What it needs of `zpipeline.web.site.Site`."""
 
     incoming: Incoming
 
@@ -94,6 +93,7 @@ class Request:
     client_is_gone = False
     code = 0
     sentLength = 0
+    _content: _Content | None = None  # until the answer is there, as it refers to us
 
     def __init__(self, channel: Channel, site: Site, head: Head) -> None:
         self.method = head.method
@@ -152,7 +152,10 @@ class Request:
     @property
     def content(self) -> BytesIO:
         """The body, as a file. When it is closed, the body is forgotten: another may take its room."""
-        return _Content(b"".join(self._parts), self.forget_body)
+        if self._content is None:
+            self._content = _Content(b"".join(self._parts), self.forget_body)
+            self._parts.clear()
+        return self._content
 
     def forget_body(self) -> None:
         """It is not needed any longer."""
@@ -210,7 +213,7 @@ class Request:
             self._stop = stream.begin(self)
 
     def _has_responded(self) -> None:
-        self._outcome = self._stop = None
+        self._outcome = self._stop = self._content = None
         self._site.log(self)
         self._channel.answered()
 
@@ -244,6 +247,7 @@ class Request:
         """The client is gone."""
         self.client_is_gone = True
         self.forget_body()
+        self._content = None
         if self._outcome is not None:
             self._outcome.cancel()
         if self._stop is not None:
