@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
+from twisted.internet.tcp import Connection as TCPConnection
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.test_web import MemoryPipeline, WebTestCase, next_turn
 from zpipeline.job import make_id
 from zpipeline.web import app, make_site, page
+from zpipeline.web.http.channel import READ_AT_ONCE
 
 CHUNKED = "transfer-encoding: chunked"
 
@@ -493,6 +495,16 @@ class ShareTests(WebTestCase):
             self.assertEqual((await connection.answer()).status, 202)
         (served,) = self.channels
         self.assertEqual(served._parser._data, b"")
+
+    async def test_much_is_read_at_once_of_a_long_body_and_of_nothing_else(self) -> None:
+        connection = await self.connect()
+        connection.send("POST /", "content-length: 1000000", "expect: 100-continue")
+        self.assertEqual((await connection.answer()).status, 100)
+        (served,) = self.channels
+        self.assertEqual(served.transport.bufferSize, READ_AT_ONCE)
+        connection.transport.write(b"x" * 1_000_000)
+        self.assertEqual((await connection.answer()).status, 202)
+        self.assertEqual(served.transport.bufferSize, TCPConnection.bufferSize)
 
     async def test_a_large_answer_that_is_not_read_is_there_once_for_all(self) -> None:
         connection = await self.connect()

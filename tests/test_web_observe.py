@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
@@ -18,6 +19,7 @@ from zpipeline.entry import Cause
 from zpipeline.histogram import SECONDS
 from zpipeline.metrics import Exposition, PipelineCollector, WorkerCollector
 from zpipeline.web import observe
+from zpipeline.web.http.channel import KEPT_OF_STREAM
 from zpipeline.worker import Worker
 
 OPENMETRICS = "accept: application/openmetrics-text; version=1.0.0"
@@ -193,6 +195,12 @@ class EventTests(ObserveTestCase):
         self.pipeline.second()
         await self.has(eager, 12 + seconds)
         self.assertEqual(len(await self.snapshots(lazy, 2 + seconds)), 2 + seconds, "ten it has never got")
+
+    async def test_the_kernel_keeps_little_for_a_reader(self) -> None:
+        await self.events()
+        [channel] = self.channels
+        kept = channel.transport.getHandle().getsockopt(SOL_SOCKET, SO_SNDBUF)
+        self.assertLessEqual(kept, 2 * KEPT_OF_STREAM, "Linux doubles what it is told")
 
     async def test_the_idle_do_not_end(self) -> None:
         connection = await self.events()
