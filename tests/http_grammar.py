@@ -33,8 +33,14 @@ AUTHORITIES = b"localhost:443 [::1]:443 localhost : * / ftp://a".split()
 OTHER_VERSIONS = b"HTTP/1.2 HTTP/2.0 HTTP/0.9 HTTP/3.7".split()
 NO_VERSIONS = [*b"http/1.1 HTTP/11 HTTP/1.10 HTTP/1. HTTP/1 RTSP/1.0 HTTP/1.x".split(), b"", b"HTTP/1.\xb9"]
 
-HOSTS = b"localhost LocalHost:8080 127.0.0.1 [::1]:80 [v1.a:b] a.b-c_d~!$&'()*+,;= %41%5a localhost: 0".split()
-NO_HOSTS = [b"", b"", b"a b", b"\xff", *b"""a/b me@a a:b a:1:2 [::1 [] ::1 a%z0 :80 "a" a? a#""".split()]
+HOSTS = [
+    *b"localhost LocalHost:8080 127.0.0.1 [::1]:80 [::ffff:1.2.3.4] [v1.a:b] [VfF.~]: localhost: 0".split(),
+    *b"a.b-c_d~!$&'()*+,;= %41%5a".split(),
+]
+NO_HOSTS = [
+    *b"""a/b me@a a:b a:1:2 [::1 [] ::1 a%z0 :80 "a" a? a# [:::] [vvv] [v.a] [1.2.3.4] [::1%eth0] [::1]a [a]""".split(),
+    *[b"", b"", b"a b", b"\xff"],
+]
 
 NAMES = b"x-a X-A accept Cookie content-type x_!#$%&'*+.^`|~ TE Trailer 0".split()
 VALUES = [

@@ -38,11 +38,12 @@ def _back_up(parser: ArgumentParser, arguments: Namespace) -> int:
     try:
         with tidy_end(), _progress_bar() as progress:
             bar = progress.add_task("", total=None)
-            made = copy(
-                arguments.journal,
-                arguments.copy,
-                lambda phase, copied, size: progress.update(bar, description=phase, completed=copied, total=size),
-            )
+
+            def told(phase: str, copied: int, size: int) -> None:
+                begins = progress.tasks[bar].description != phase  # each is seen, however short it is
+                progress.update(bar, description=phase, completed=copied, total=size, refresh=begins)
+
+            made = copy(arguments.journal, arguments.copy, told)
     except CareError as error:
         complain(parser, error)
         return 1

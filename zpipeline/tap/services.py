@@ -61,8 +61,8 @@ class InOrder(MultiService):
 
     def startService(self) -> None:
         """Start all of them."""
+        self._reactor.callWhenRunning(self._watch_signals)  # before any of them says that it has started
         super().startService()
-        self._reactor.callWhenRunning(self._watch_signals)
         self._reactor.callWhenRunning(_collect_less)
         self._reactor.callWhenRunning(self._notifier.ready)
 
@@ -166,6 +166,9 @@ class Listener(Service):
         """Take connections."""
         super().startService()
         self.bind()
+        self._reactor.callWhenRunning(self._serves)
+
+    def _serves(self) -> None:
         log.info("serving HTTP on {description}", description=self._description)
 
     def stopService(self) -> Any:

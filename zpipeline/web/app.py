@@ -133,7 +133,7 @@ class App:
         prefer = values_of(request, b"prefer")
         if prefer and not self._pipeline.plain:
             return Deferred.fromCoroutine(self._push_and_wait(request, pushed, wait_of(b",".join(prefer))))
-        return pushed.addCallback(lambda job_id: _accepted(request, job_id))
+        return pushed.addCallback(_accepted, request)
 
     async def _push_and_wait(self, request: Asked, pushed: Deferred[str], seconds: int) -> Answer:
         request.content.close()
@@ -143,7 +143,7 @@ class App:
                 return await self._outcome(request, job_id, seconds)
             except NotSettled:
                 pass  # it is as if the client had not waited
-        return _accepted(request, job_id)
+        return _accepted(job_id, request)
 
     @_route("/batch", methods=["POST"])
     async def push_batch(self, request: Asked) -> Answer:
@@ -227,7 +227,7 @@ class App:
     async def retry_dead(self, request: Asked, job_id: str) -> Answer:
         if not await self._pipeline.retry_dead(job_id):
             raise _not_dead()
-        return _accepted(request, job_id)
+        return _accepted(job_id, request)
 
     @_route("/stats", methods=["GET"])
     def stats(self, request: Asked) -> Answer:
@@ -296,7 +296,7 @@ class App:
             self._pipeline.measures.refuse(TooLarge(), 1)
 
 
-def _accepted(request: Asked, job_id: str) -> Answer:
+def _accepted(job_id: str, request: Asked) -> Answer:
     return Answer(202, b'{"id": "%b"}' % job_id.encode("ascii"), _location(request, job_id))
 
 

@@ -43,7 +43,7 @@ class Origins:
         """Why a request is not for us, if it is not."""
         values_of = request.requestHeaders.getRawHeaders
         hosts = values_of(b"host", ())
-        host = b", ".join(hosts)
+        host = hosts[0] if len(hosts) == 1 else b", ".join(hosts)
         if hosts:
             known = self._known.get(host)
             if known is None:

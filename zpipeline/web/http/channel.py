@@ -37,7 +37,7 @@ from zpipeline.web.http import request
 from zpipeline.web.http.connections import Connections
 from zpipeline.web.http.deadlines import Deadline
 from zpipeline.web.http.outgoing import outgoing
-from zpipeline.web.http.parser import END, Fields, Head, Malformed, Parser
+from zpipeline.web.http.parser import Fields, Head, Malformed, Parser
 from zpipeline.web.http.request import Request
 from zpipeline.web.http.turns import Turns
 from zpipeline.web.problems import Problem
@@ -166,13 +166,12 @@ class Channel(Protocol):
         self._is_going_on = True
         parser, out = self._parser, self._out
         has_worked = False  # so that others may wait for their turn
-        while self._answering is None and not (self._is_deaf or out.waits or self._turn is not None):
-            if has_worked:
-                if not parser.waiting and self._coming is None:
-                    break
-                if parser.waiting and self._site.turns.is_over:
-                    self._wait_for_turn()
-                    break
+        while parser.waiting and self._answering is None:
+            if self._is_deaf or out.waits or self._turn is not None:
+                break
+            if has_worked and self._site.turns.is_over:
+                self._wait_for_turn()
+                break
             try:
                 event = parser.next()
             except Malformed as error:
@@ -181,31 +180,27 @@ class Channel(Protocol):
             if event is None:
                 break
             if isinstance(event, Head):
-                self._head_received(event)
-                has_worked |= event.length == 0
-                continue
-            if event is END:
-                coming, self._coming = self._coming, None
-                assert coming is not None
-                self._begin(coming)
+                request = Request(self, self._site, event)
+                if not parser.is_between:
+                    self._head_received(request)
+                    continue
+                self._begin(request)
             else:
                 self._body_received(event)
             has_worked = True
         self._is_going_on = False
         self._look()
 
-    def _head_received(self, head: Head) -> None:
-        request = Request(self, self._site, head)
-        if head.length == 0:
-            self._begin(request)
-            return
+    def _head_received(self, request: Request) -> None:
+        """Its body is to come."""
         self._coming = request
         self._body_before = 0
-        self._has_to_continue = head.wants_continue
+        self._has_to_continue = request.head.wants_continue
         problem = request.refusal_of_head()
+        length = request.head.length
         if problem is not None:
             self._refuse(problem)
-        elif self._is_plain and head.length is not None and head.length > Connection.bufferSize:
+        elif self._is_plain and length is not None and length > Connection.bufferSize:
             self.transport.bufferSize = READ_AT_ONCE
             self._reads_much = True
 
@@ -215,13 +210,18 @@ class Channel(Protocol):
         problem = coming.add_body(part)
         if problem is not None:
             self._refuse(problem)
+        elif self._parser.is_between:
+            self._coming = None
+            self._begin(coming)
 
     def _begin(self, request: Request, problem: Problem | None = None) -> None:
         """It is this one's turn to be answered, perhaps with a problem."""
         if self._reads_much:
             self.transport.bufferSize = Connection.bufferSize
             self._reads_much = False
-        self._watch(self._site.deadlines.idle)
+        idle = self._site.deadlines.idle
+        if self._deadline is not idle:
+            self._watch(idle)
         self._answering = request
         self._has_to_continue = False
         if not request.head.keeps_connection:
@@ -274,10 +274,9 @@ class Channel(Protocol):
             self._breathe()
 
     def _watch(self, deadline: Deadline[Channel]) -> None:
-        if deadline is not self._deadline:
-            self._deadline.end(self)
-            self._deadline = deadline
-            deadline.begin(self)
+        self._deadline.end(self)
+        self._deadline = deadline
+        deadline.begin(self)
 
     def _breathe(self) -> None:
         """Read from the connection only while there is room."""
@@ -333,7 +332,6 @@ class Channel(Protocol):
         """Some of what waited, or all of it."""
         if self._out.waits:
             self._watch(self._site.deadlines.reading)
-            self._deadline.begin(self)
         elif self.is_last and self._answering is None:
             self._end()
         else:

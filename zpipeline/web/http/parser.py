@@ -10,8 +10,8 @@ through sees where it ends as we do. The rules are those of RFC 9112, and where 
   path, all of a URI with ``http`` or ``https``, ``*`` with OPTIONS, or whatever CONNECT has.
 - The version is ``HTTP/1.1`` or ``HTTP/1.0``; others are refused with 505, other protocols with 400.
 - A header is a name, which is a token, a colon and a value, on one line: a value that goes on in the next is refused.
-- HTTP/1.1 has one Host, and 1.0 may have one. It is a host, perhaps with a port, and never empty. The host of a target
-  that is all of a URI takes its place.
+- HTTP/1.1 has one Host, and 1.0 may have one. It is a host, perhaps with a port, and never empty; between brackets is
+  an IPv6 address, or one of a later version. The host of a target that is all of a URI takes its place.
 - Content-Length is digits, zeros before them or not, and there is one at most, even if two say the same.
 - Transfer-Encoding is ``chunked``, once, in HTTP/1.1, and without a Content-Length. Codings before it are refused with
   501.
@@ -19,7 +19,7 @@ through sees where it ends as we do. The rules are those of RFC 9112, and where 
   the end of the line. Fields after the last chunk have to be well-formed; they, and extensions, which are text, are of
   no use, whatever they say.
 - A connection is kept in HTTP/1.1 unless Connection says ``close``, and in 1.0 if it says ``keep-alive``.
-- A client waits for a word if the first Expect of HTTP/1.1 is ``100-continue``, and nothing beside it.
+- A client waits for a word if Expect says ``100-continue`` in HTTP/1.1. What else it says is of no use.
 
 A head is at most `MAX_HEAD` bytes and `MAX_HEADERS` headers, and so are the fields after a body; the line before a
 chunk is at most `MAX_CHUNK_LINE` bytes. How long a body may be is for the caller to say.
@@ -33,9 +33,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from enum import Enum
 from functools import lru_cache
-from typing import Final, Literal, TypeAlias
+from ipaddress import AddressValueError, IPv6Address
+from typing import TypeAlias
 
 from attrs import define
 
@@ -50,7 +50,13 @@ MAX_CHUNK_LINE = 1024
 CHUNKS_AT_ONCE = 256
 
 #: No body is this long; what says that it is longer has this length.
-ENDLESS = 10**18
+_DIGITS = 19
+ENDLESS = 10 ** (_DIGITS - 1)
+
+#: So many of the last lines of headers are remembered, unless they come with others that have more bytes than that
+#: together. From clients of one kind, and on a connection that is kept, nearly the same ones come again and again.
+_REMEMBERED = 1024
+_SHORT = 2048
 
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _VISIBLE = bytes(range(0x21, 0x7F))
@@ -62,7 +68,8 @@ _NO_VALUES: tuple[bytes, ...] = ()
 _LINE_ENDS = "a line ends with a carriage return and a line feed, and not with one of them"
 
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-fvV:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?")
+_HOST = re.compile(rb"(?:\[([^\]]*)\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?")
+_LATER_ADDRESS = re.compile(rb"[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+")
 _URI = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _CODINGS = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
@@ -81,7 +88,7 @@ class Malformed(Exception):
         self.detail = detail
 
 
-class Fields(dict[bytes, list[bytes]]):
+class Fields(dict[bytes, tuple[bytes, ...]]):
     """Headers: the values of each, in their order, under its name in lower case.
 
     They can be read as those of twisted.web can be, by names in lower case.
@@ -116,57 +123,53 @@ class Head:
     wants_continue: bool
 
 
-class Sign(Enum):
-    """What is no part of a message."""
-
-    END = "the body is complete"
-
-
-END: Final = Sign.END
-
-#: A head, then, unless its length is 0, parts of its body and the end of it; None when more bytes have to come first.
-Event: TypeAlias = Head | bytes | Literal[Sign.END] | None
+#: A head, or a part of a body; None when more bytes have to come first.
+Event: TypeAlias = Head | bytes | None
 
 
 class Parser:
     """Reads one connection.
 
     After `Malformed` it reads nothing more.
+
+    :ivar waiting: so many bytes have come that are not read.
+    :ivar is_between: whether what was read last was the end of a request: a head without a body, or the last part of a
+        body, which may be empty.
     """
 
     def __init__(self) -> None:
+        self.waiting = 0
+        self.is_between = True
         self._data = b""
         self._at = 0  # what comes before is done with
         self._read: Callable[[], Event] = self._read_head
         self._has_skipped = False  # the empty line that may come before a request
         self._left = 0  # of a body, or of a chunk
 
-    @property
-    def waiting(self) -> int:
-        """So many bytes have come that are not read."""
-        return len(self._data) - self._at
-
     def receive(self, data: bytes) -> None:
         """Some bytes have come."""
-        self._data = self._data[self._at :] + data if self._at < len(self._data) else data
+        self._data = self._data[self._at :] + data if self.waiting else data
         self._at = 0
+        self.waiting = len(self._data)
 
     def next(self) -> Event:
-        """What is next.
+        """What is next; nothing, when no bytes are `waiting`.
 
         :raises Malformed: it is no HTTP, or is too large.
         """
         try:
             return self._read()
         except Malformed:
-            self._data, self._at = b"", 0
+            self._has_read(len(self._data))
             self._read = _nothing
             raise
 
     def _read_head(self) -> Head | None:
         data, at = self._data, self._at
         if not self._has_skipped and data.startswith(b"\r\n", at):
-            at = self._at = at + 2
+            at += 2
+            self._has_read(at)
+            data, at = self._data, self._at
             self._has_skipped = True
         end = data.find(_END, at, at + MAX_HEAD)
         if end < 0:
@@ -177,34 +180,34 @@ class Parser:
         self._has_skipped = False
         head = head_of(data[at:end])
         self._has_read(end + len(_END))
-        if head.length is None:
-            self._read = self._read_chunks
-        elif head.length:
-            self._left = head.length
-            self._read = self._read_body
+        if head.length != 0:
+            self.is_between = False
+            self._left = head.length or 0
+            self._read = self._read_chunks if head.length is None else self._read_body
         return head
 
     def _has_read(self, to: int) -> None:
         """What comes before this is done with: nothing of it is kept, when nothing follows."""
-        if to == len(self._data):
-            self._data, self._at = b"", 0
-        else:
+        self.waiting = len(self._data) - to
+        if self.waiting:
             self._at = to
+        else:
+            self._data, self._at = b"", 0
 
     def _look_at_size(self) -> None:
         """Of lines whose end is not here."""
         if self.waiting >= MAX_HEAD:
             raise Malformed(431, f"the request line and the headers are over {MAX_HEAD} bytes")
 
-    def _read_end(self) -> Event:
-        self._read = self._read_head
-        return END
-
     def _read_body(self) -> Event:
         part = self._take()
-        if not self._left:
-            self._read = self._read_end
-        return part or None
+        return (part or None) if self._left else self._last(part)
+
+    def _last(self, part: bytes) -> bytes:
+        """The last part of a body."""
+        self.is_between = True
+        self._read = self._read_head
+        return part
 
     def _take(self) -> bytes:
         """What has come of the body, or of the chunk."""
@@ -246,6 +249,7 @@ class Parser:
         if end < 0:
             if len(data) - at > MAX_CHUNK_LINE + 1:
                 raise Malformed(400, f"the line before a chunk is over {MAX_CHUNK_LINE} bytes")
+            _look_at_line_ends(data[at:])
             return None
         self._has_read(end + 2)
         return data[at:end]
@@ -269,14 +273,15 @@ class Parser:
         data, at = self._data, self._at
         if data.startswith(b"\r\n", at):
             self._has_read(at + 2)
-            return self._read_end()
+            return self._last(b"")
         end = data.find(_END, at, at + MAX_HEAD)
         if end < 0:
             self._look_at_size()
+            _look_at_line_ends(data[at:])
             return None
-        _headers(_lines(data[at:end]))
+        _headers(data[at:end])
         self._has_read(end + len(_END))
-        return self._read_end()
+        return self._last(b"")
 
 
 def head_of(text: bytes) -> Head:
@@ -284,16 +289,16 @@ def head_of(text: bytes) -> Head:
 
     :raises Malformed: it is none.
     """
-    line, *fields = _lines(text)
+    line, _, fields = text.partition(b"\r\n")
     method, uri, version = _request_line(line)
     is_new = version == b"HTTP/1.1"
-    headers = _headers(fields)
+    headers = _headers(fields) if fields else Fields()
     _look_at_host(headers, is_new)
     path = uri
     if not uri.startswith(b"/"):
         found = _URI.fullmatch(uri)
         if found is not None:
-            headers[b"host"] = [_checked_host(found[1])]
+            headers[b"host"] = (_checked_host(found[1]),)
             path = found[2]
             if not path.startswith(b"/"):
                 path = b"/" + path
@@ -301,7 +306,7 @@ def head_of(text: bytes) -> Head:
             raise Malformed(400, "the target of a request is a path, beginning with /, or all of a URI")
     keeps_connection = is_new
     if b"connection" in headers:
-        options = _options(b",".join(headers[b"connection"]))
+        options = _options(headers[b"connection"])
         keeps_connection = b"close" not in options and (is_new or b"keep-alive" in options)
     return Head(
         method,
@@ -311,51 +316,58 @@ def head_of(text: bytes) -> Head:
         headers,
         _length(headers, is_new) if b"content-length" in headers or b"transfer-encoding" in headers else 0,
         keeps_connection,
-        is_new and b"expect" in headers and headers[b"expect"][0].lower() == b"100-continue",
+        is_new and b"expect" in headers and b"100-continue" in _options(headers[b"expect"]),
     )
 
 
-def _lines(text: bytes) -> list[bytes]:
-    lines = text.split(b"\r\n")
-    controls = text.translate(None, _TEXT)
-    if controls != b"\r\n" * (len(lines) - 1):
-        if controls.strip(b"\r\n"):
-            raise Malformed(400, "a control character is in the head of the request")
-        raise Malformed(400, _LINE_ENDS)
-    return lines
-
-
-def _request_line(line: bytes) -> list[bytes]:
-    words = line.split(b" ")
-    if len(words) != 3:
-        raise Malformed(400, "a request line is a method, a target and a version, with one space between each")
-    method, uri, version = words
+def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
+    method, _, rest = line.partition(b" ")
+    uri, _, version = rest.rpartition(b" ")
+    if not uri or uri.translate(None, _VISIBLE) or version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        raise _no_request_line(line)
     _token(method)
-    if not uri or uri.translate(None, _VISIBLE):
-        detail = "the request's target has a character that has to be escaped (RFC 3986), as %20 is a space"
-        raise Malformed(400, detail)
-    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
-        if _VERSION.fullmatch(version):
-            raise Malformed(505, f"{version.decode('ascii')} is not spoken here: use HTTP/1.1")
-        raise Malformed(400, "the request line does not end with HTTP/1.1")
-    return words
+    return method, uri, version
 
 
-def _headers(lines: list[bytes]) -> Fields:
+def _no_request_line(line: bytes) -> Malformed:
+    """What is wrong with it, if not its method."""
+    if b"\r" in line or b"\n" in line:
+        return Malformed(400, _LINE_ENDS)
+    words = line.split(b" ")
+    if len(words) != 3 or not words[1]:
+        return Malformed(400, "a request line is a method, a target and a version, with one space between each")
+    if words[1].translate(None, _VISIBLE):
+        what = "the request's target has a character that has to be escaped (RFC 3986), as %20 is a space"
+        return Malformed(400, what)
+    if _VERSION.fullmatch(words[2]):
+        return Malformed(505, f"{words[2].decode('ascii')} is not spoken here: use HTTP/1.1")
+    return Malformed(400, "the request line does not end with HTTP/1.1")
+
+
+def _headers(fields: bytes) -> Fields:
+    lines = fields.split(b"\r\n")
     if len(lines) > MAX_HEADERS:
         raise Malformed(431, f"there are over {MAX_HEADERS} headers")
-    headers = Fields()
-    try:
-        for line in lines:
-            name, value = line.split(b":", 1)
-            name = _token(name)
-            if name in headers:
-                headers[name].append(value.strip(b" \t"))
-            else:
-                headers[name] = [value.strip(b" \t")]
-    except ValueError:
-        raise Malformed(400, "a header has no colon") from None
+    read = _field if len(fields) <= _SHORT else _field.__wrapped__
+    headers = Fields(map(read, lines))
+    if len(headers) < len(lines):  # one has come more than once
+        headers.clear()
+        for name, value in map(read, lines):
+            headers[name] = headers.get(name, ()) + value
     return headers
+
+
+@lru_cache(_REMEMBERED)
+def _field(line: bytes) -> tuple[bytes, tuple[bytes]]:
+    """The name of a header, and its value."""
+    if line.translate(None, _TEXT):
+        if line.translate(None, _TEXT + b"\r\n"):
+            raise Malformed(400, "a control character is in the head of the request")
+        raise Malformed(400, _LINE_ENDS)
+    name, colon, value = line.partition(b":")
+    if not colon:
+        raise Malformed(400, "a header has no colon")
+    return _token(name), (value.strip(b" \t"),)
 
 
 @lru_cache(256)
@@ -380,9 +392,19 @@ def _look_at_host(headers: Fields, is_new: bool) -> None:
 
 @lru_cache(256)
 def _checked_host(host: bytes) -> bytes:
-    if not _HOST.fullmatch(host):
+    found = _HOST.fullmatch(host)
+    if found is None or not (found[1] is None or _is_address(found[1])):
         raise Malformed(400, "Host is not the name or the address of a host, perhaps with a port")
     return host
+
+
+def _is_address(text: bytes) -> bool:
+    """Between brackets."""
+    try:
+        address = IPv6Address(text.decode("ascii"))
+    except (UnicodeDecodeError, AddressValueError):
+        return _LATER_ADDRESS.fullmatch(text) is not None
+    return address.scope_id is None  # it says nothing to another machine, and RFC 3986 has no place for it
 
 
 def _length(headers: Fields, is_new: bool) -> int | None:
@@ -392,8 +414,8 @@ def _length(headers: Fields, is_new: bool) -> int | None:
     if not codings:
         if len(lengths) > 1 or not lengths[0].isdigit():
             raise Malformed(400, "Content-Length is one number, in digits")
-        digits = lengths[0].lstrip(b"0")
-        return min(int(digits or b"0"), ENDLESS) if len(digits) < 20 else ENDLESS
+        digits = lengths[0] if len(lengths[0]) < _DIGITS else lengths[0].lstrip(b"0") or b"0"
+        return int(digits) if len(digits) < _DIGITS else ENDLESS
     if lengths:
         raise Malformed(400, "a body has a Content-Length or a Transfer-Encoding, and not both")
     if not is_new:
@@ -409,15 +431,15 @@ def _length(headers: Fields, is_new: bool) -> int | None:
     raise Malformed(501, "the only transfer coding that is understood is 'chunked'")
 
 
-def _options(value: bytes) -> frozenset[bytes]:
-    """Of a connection."""
-    return frozenset(option.strip(b" \t").lower() for option in value.split(b","))
+@lru_cache(256)
+def _options(values: tuple[bytes, ...]) -> list[bytes]:
+    """The members of a list, in lower case."""
+    return [option.strip(b" \t") for option in b",".join(values).lower().split(b",")]
 
 
 def _look_at_start(text: bytes) -> None:
     """Refuse at once what can be no request, of which a part is here."""
-    if text.count(b"\n") != text.count(b"\r\n"):
-        raise Malformed(400, _LINE_ENDS)
+    _look_at_line_ends(text)
     line, end, _ = text.partition(b"\r\n")
     if end:
         _request_line(line)
@@ -425,6 +447,12 @@ def _look_at_start(text: bytes) -> None:
         method, space, _ = text.partition(b" ")
         if method or space:
             _token(method)
+
+
+def _look_at_line_ends(text: bytes) -> None:
+    """Of lines of which the last one may not be complete."""
+    if text.count(b"\n") != text.count(b"\r\n"):
+        raise Malformed(400, _LINE_ENDS)
 
 
 def _nothing() -> None:

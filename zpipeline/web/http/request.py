@@ -153,7 +153,8 @@ class Request:
     def content(self) -> BytesIO:
         """The body, as a file. When it is closed, the body is forgotten: another may take its room."""
         if self._content is None:
-            self._content = _Content(b"".join(self._parts), self.forget_body)
+            self._content = _Content(b"".join(self._parts))
+            self._content.has_closed = self.forget_body
             self._parts.clear()
         return self._content
 
@@ -186,17 +187,16 @@ class Request:
             channel.end_after_answer()
         self.code = status = answer.status
         content = answer.content
-        lines = self._first_lines(status, answer.headers)
+        head = self._first_lines(status, answer.headers)
         if status not in (204, 304):
-            lines.append(b"Content-Type: %b\r\nContent-Length: %d\r\n" % (answer.content_type, len(content)))
-        lines.append(b"\r\n")
+            head += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (answer.content_type, len(content))
         if self.method == b"HEAD":
             content = b""
         self.sentLength = len(content)
         if len(content) < _LARGE_CONTENT:
-            channel.send(b"".join([*lines, content]))
+            channel.send(b"%b\r\n%b" % (head, content))
         else:  # while it waits to be read, it is not there twice
-            channel.send(b"".join(lines))
+            channel.send(head + b"\r\n")
             channel.send(content)
         self._has_responded()
 
@@ -205,8 +205,7 @@ class Request:
         channel.end_after_answer()
         channel.keep_little()
         self.code = 200
-        lines = [*self._first_lines(200, stream.headers), b"Content-Type: %b\r\n\r\n" % stream.content_type]
-        channel.send(b"".join(lines))
+        channel.send(self._first_lines(200, stream.headers) + b"Content-Type: %b\r\n\r\n" % stream.content_type)
         if self.method == b"HEAD":
             self._has_responded()
         else:
@@ -217,13 +216,15 @@ class Request:
         self._site.log(self)
         self._channel.answered()
 
-    def _first_lines(self, status: int, headers: Mapping[bytes, bytes]) -> list[bytes]:
-        lines = [_first_lines(status, int(time.time()))]
+    def _first_lines(self, status: int, headers: Mapping[bytes, bytes]) -> bytes:
+        lines = _first_lines(status, int(time.time()))
         if self._channel.is_last:
-            lines.append(b"Connection: close\r\n")
+            lines += b"Connection: close\r\n"
         elif self.clientproto == b"HTTP/1.0":
-            lines.append(b"Connection: keep-alive\r\n")
-        return lines + [b"%b: %b\r\n" % header for header in headers.items()]
+            lines += b"Connection: keep-alive\r\n"
+        for header in headers.items():
+            lines += b"%b: %b\r\n" % header
+        return lines
 
     # A stream is its answer
 
@@ -257,17 +258,15 @@ class Request:
 class _Content(BytesIO):
     """A body, as a file.
 
-    :param closed: is called when it is closed.
+    :ivar has_closed: is called when it is closed.
     """
 
-    def __init__(self, body: bytes, closed: Callable[[], None]) -> None:
-        super().__init__(body)
-        self._has_closed = closed
+    has_closed: Callable[[], None]
 
     def close(self) -> None:
         """It is not needed any longer."""
         super().close()
-        self._has_closed()
+        self.has_closed()
 
 
 @lru_cache(64)
