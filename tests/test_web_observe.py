@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from twisted.internet import reactor
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.peers import until
@@ -17,8 +18,9 @@ from tests.test_web import NDJSON, Answer, Connection, WebTestCase
 from zpipeline import Pipeline
 from zpipeline.entry import Cause
 from zpipeline.histogram import SECONDS
-from zpipeline.metrics import Exposition, PipelineCollector, WorkerCollector
+from zpipeline.metrics import Exposition, PipelineCollector, WorkerCollector, format_of
 from zpipeline.web import observe
+from zpipeline.web.exposed import MOST_FORMATS, Exposed
 from zpipeline.web.http.channel import KEPT_OF_STREAM
 from zpipeline.worker import Worker
 
@@ -356,3 +358,37 @@ class ConventionTests(SynchronousTestCase):
         self.assertIn('zpipeline_journal_commit_seconds_bucket{le="0.0025"} 1.0\n', text)
         self.assertIn('zpipeline_journal_commit_jobs_bucket{le="25.0"} 0.0\n', text)
         self.assertIn("zpipeline_journal_commit_jobs_sum 40.0\n", text)
+
+
+class Counting(Exposition):
+    """Metrics that count how often they were made."""
+
+    made = 0
+
+    def text(self, accept: str) -> tuple[bytes, bytes]:
+        self.made += 1
+        return b"%d" % self.made, format_of(accept)[1].encode()
+
+
+class ExposedTests(SynchronousTestCase):
+    """However many ask in one turn of the reactor."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.counting = Counting()
+        self.exposed = Exposed(self.clock, self.counting)
+
+    def test_they_are_made_once_in_a_turn(self) -> None:
+        self.assertEqual({self.exposed.text("")[0] for _ in range(1000)}, {b"1"})
+        self.clock.advance(0)
+        self.assertEqual(self.exposed.text("")[0], b"2")
+
+    def test_each_gets_the_format_it_asked_for(self) -> None:
+        for accept in ("", "application/openmetrics-text; version=1.0.0") * 2:
+            self.assertEqual(self.exposed.text(accept)[1], format_of(accept)[1].encode())
+        self.assertEqual(self.counting.made, 2)
+
+    def test_formats_are_few_though_clients_think_of_many(self) -> None:
+        for number in range(1000):
+            self.exposed.text(f"application/openmetrics-text; version=1.0.{number}")
+        self.assertEqual(self.counting.made, MOST_FORMATS)

@@ -6,7 +6,7 @@ docs/http.rst and docs/options.rst list them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Protocol
 
@@ -174,11 +174,16 @@ class Exposition:
 
         :param accept: the header, by which Prometheus asks for one of its formats.
         """
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # it names a version that is none
-            encode, content_type = choose_encoder("")
+        encode, content_type = format_of(accept)
         return encode(self._registry), content_type.encode("latin-1")
+
+
+def format_of(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """What makes the text that a client asks for, and its content type."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # it names a version that is none
+        return choose_encoder("")
 
 
 def _build() -> Metric:

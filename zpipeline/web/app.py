@@ -21,6 +21,7 @@ from zpipeline.web import observe, page
 from zpipeline.web.answers import Answer, Stream, json_answer, problem_answer
 from zpipeline.web.asked import Asked, body_of, job_headers, place_of, query_of, values_of
 from zpipeline.web.batch import jobs_of
+from zpipeline.web.exposed import Exposed
 from zpipeline.web.http.connections import Connections
 from zpipeline.web.http.turns import Turns
 from zpipeline.web.idempotency import HEADER, key_of, refuse_key
@@ -95,6 +96,7 @@ class App:
 
     A route's Deferred is cancelled when its client is gone; a job that was pushed by then may run.
 
+    :param reactor: IReactorTime.
     :param turns: of the reactor.
     :param connections: of its site; None where the site is another's.
     """
@@ -102,16 +104,15 @@ class App:
     app = _app
 
     def __init__(
-        self, pipeline: Pipeline, *, max_body: int, turns: Turns, connections: Connections | None = None
+        self, pipeline: Pipeline, *, max_body: int, reactor: Any, turns: Turns, connections: Connections | None = None
     ) -> None:
         self._pipeline = pipeline
         self._max_body = max_body
         self._turns = turns
         self._events = Events(pipeline)
         collectors = [PipelineCollector(pipeline)]
-        self._exposition = Exposition(
-            *collectors, *([] if connections is None else [ConnectionsCollector(connections)])
-        )
+        of_site = [] if connections is None else [ConnectionsCollector(connections)]
+        self._metrics = Exposed(reactor, Exposition(*collectors, *of_site))
 
     @_route("/")  # of any method: given GET, the router would answer HEAD too
     def push(self, request: Asked) -> Deferred[Answer]:
@@ -243,7 +244,7 @@ class App:
 
     @_route("/metrics", methods=["GET"])
     def metrics(self, request: Asked) -> Answer:
-        text, content_type = self._exposition.text(b",".join(values_of(request, b"accept")).decode("latin-1"))
+        text, content_type = self._metrics.text(b",".join(values_of(request, b"accept")).decode("latin-1"))
         return Answer(200, text, content_type=content_type)
 
     @_route("/health/live", methods=["GET"])

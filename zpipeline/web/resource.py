@@ -125,7 +125,8 @@ def make_resource(
     :param hosts: names that lead here (`zpipeline.web.make_site`).
     :param reactor: IReactorTime.
     """
-    app = App(pipeline, max_body=max_body, turns=Turns(steady(reactor)))
+    reactor = steady(reactor)
+    app = App(pipeline, max_body=max_body, reactor=reactor, turns=Turns(reactor))
     return PipelineResource(Routes(app.app, app.failed, Origins(hosts)))
 
 

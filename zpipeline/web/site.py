@@ -70,7 +70,7 @@ class Site(Factory):
         self.connections = Connections(max_connections, reactor)
         self.deadlines = Deadlines(reactor, keep_alive)
         self.turns = Turns(reactor)
-        self._app = App(pipeline, max_body=max_body, turns=self.turns, connections=self.connections)
+        self._app = App(pipeline, max_body=max_body, reactor=reactor, turns=self.turns, connections=self.connections)
         self._routes = Routes(self._app.app, self._app.failed, Origins(hosts))
         self._access_log = access_log
 
