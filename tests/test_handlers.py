@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import AsyncIterator, Iterator
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEventAsClassicLogText, globalLogPublisher
 from twisted.trial import unittest
 
 from zpipeline import handlers
 from zpipeline.errors import HandlerError
-from zpipeline.handlers import find_handler
+from zpipeline.handlers import check_handler, find_handler
 from zpipeline.job import Job
+from zpipeline.worker import Worker
 
 MODULE = """
 size = 7
@@ -122,6 +127,84 @@ class FindingTests(unittest.TestCase):
 
     def test_what_cannot_be_called_is_said(self) -> None:
         self.says("zphotos:size", "'zphotos:size' is not callable, but a int")
+
+
+class Photos:
+    """Handlers of several kinds."""
+
+    def resize(self, job: Job) -> None:
+        pass
+
+    def __call__(self, job: Job) -> None:
+        pass
+
+    def lazily(self, job: Job) -> Iterator[None]:
+        yield
+
+    async def rows(self, job: Job) -> AsyncIterator[None]:
+        yield
+
+    async def later(self, job: Job) -> None:
+        pass
+
+
+class Lazy:
+    """Calling it makes a generator."""
+
+    def __call__(self, job: Job) -> Iterator[None]:
+        yield
+
+
+class Later:
+    """Calling it makes a coroutine."""
+
+    async def __call__(self, job: Job) -> None:
+        pass
+
+
+@wraps(Photos.resize)
+def wrapped(job: Job) -> None:
+    """What it wraps takes an instance, too."""
+
+
+class CheckTests(unittest.SynchronousTestCase):
+    """What shows before a handler is called."""
+
+    def refused(self, handler: Any, text: str, *, in_threads: bool = False) -> None:
+        error = self.assertRaises(HandlerError, check_handler, handler, "photos:it", in_threads=in_threads)
+        self.assertIn(text, str(error))
+
+    def test_handlers_that_can_work(self) -> None:
+        photos = Photos()
+        for handler in (len, print, bytes.hex, photos, photos.resize, partial(Photos.resize, photos), wrapped, min):
+            for in_threads in (False, True):
+                check_handler(handler, "photos:it", in_threads=in_threads)
+        for handler in (photos.later, Later(), lambda job, size=7: None, lambda *jobs: None):
+            check_handler(handler, "photos:it", in_threads=False)
+
+    def test_generators_never_run(self) -> None:
+        photos = Photos()
+        for handler in (photos.lazily, photos.rows, Lazy(), partial(Photos.lazily, photos)):
+            self.refused(handler, "photos:it is a generator, and calling it runs nothing of it")
+
+    def test_asynchronous_ones_never_run_in_threads(self) -> None:
+        photos = Photos()
+        for handler in (photos.later, Later(), partial(Photos.later, photos)):
+            self.refused(handler, "photos:it is `async`, and runs in the reactor: leave --threads out", in_threads=True)
+
+    def test_those_that_take_other_arguments_cannot_be_called(self) -> None:
+        self.refused(
+            Photos.resize, "(self, job: 'Job') -> 'None', and is called with one argument, the job: it is a me"
+        )
+        for handler in (lambda: None, lambda job, size: None, lambda *, job: None, wraps(len)(lambda: None)):
+            self.refused(handler, "and is called with one argument, the job")
+
+    def test_a_class_is_no_handler(self) -> None:
+        self.refused(Photos, "photos:it is a class, and calling it runs no job")
+
+    def test_a_worker_is_not_made_with_one_that_would_not_run(self) -> None:
+        for handler, options in ((Photos().lazily, {}), (Photos().later, {"threads": 2}), (Photos.resize, {})):
+            self.assertRaises(HandlerError, Worker, Clock(), handler, **options)
 
 
 class LogTests(unittest.TestCase):

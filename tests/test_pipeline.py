@@ -257,6 +257,40 @@ class WorkersComeAndGoTests(PipelineCase):
         self.assertEqual(await worker.has(2, again), numbers[1:])
         self.assertTrue(self.log_lines("reports of the worker went missing"))
 
+    async def test_a_worker_that_has_lost_sight_of_a_job_loses_the_session(self) -> None:
+        pipeline, worker, session = await self.pair(window=10)
+        await pipeline.push_many([b"1", b"2", b"3"])
+        numbers = await worker.has(3, session)
+        worker.say(Done(session, numbers[:1]))
+        for _ in range(3):
+            worker.say(State(session, 1, 3, 1, held=1))  # two are in flight
+        again = await worker.takes_part(2)
+        self.assertEqual(await worker.has(2, again), numbers[1:])
+        self.assertTrue(self.log_lines("the worker has lost sight of jobs that it was sent"))
+
+    async def test_two_states_that_miss_a_job_and_one_that_does_not_change_nothing(self) -> None:
+        pipeline, worker, session = await self.pair(window=10)
+        await pipeline.push_many([b"1", b"2", b"3"])
+        numbers = await worker.has(3, session)
+        for held in (2, 2, 3, 2, 0, 4, 1, 1, None, 3):
+            worker.say(State(session, 1, 3, 0, held=held))
+        worker.say(Done(session, numbers))
+        await self.settles(pipeline)
+        self.assertEqual(len(worker.have(Hello)), 1)
+
+    async def test_jobs_on_their_way_are_not_missed(self) -> None:
+        pipeline, worker, session = await self.pair(window=10)
+        await pipeline.push_many([b"1", b"2", b"3"])
+        numbers = await worker.has(3, session)
+        for received in (0, 1, 1, 2, 2, 2):
+            worker.say(State(session, 1, received, 0, held=received))
+        worker.say(Done(session, numbers[:1]))
+        for _ in range(5):
+            worker.say(State(session, 1, 1, 1, held=0))
+        worker.say(Done(session, numbers[1:]))
+        await self.settles(pipeline)
+        self.assertEqual(len(worker.have(Hello)), 1)
+
     async def test_state_with_the_right_count_changes_nothing(self) -> None:
         pipeline, worker, session = await self.pair(window=10)
         await pipeline.push_many([b"1", b"2", b"3", b"4"])

@@ -17,6 +17,8 @@ from zpipeline.histogram import SECONDS, Histogram, Timings
 from zpipeline.job import encode_headers
 from zpipeline.protocol import (
     MAX_JOBS_IN_MESSAGE,
+    MAX_REASON,
+    MAX_TRACEBACK,
     NO_DELAY,
     REJECT,
     RETRY,
@@ -93,7 +95,7 @@ for_sink = st.one_of(
     done(),
     st.builds(Failed, u64, u64, st.sampled_from([RETRY, REJECT]), st.just(NO_DELAY) | finite.map(abs), text, text),
     st.builds(Returned, u64, some_sequences),
-    st.builds(State, u64, positive_u32, u64, u64, st.none() | timings),
+    st.builds(State, u64, positive_u32, u64, u64, st.none() | timings, st.none() | u64),
     st.builds(Bye, u64),
 )
 
@@ -148,6 +150,16 @@ class RoundTripTests(unittest.SynchronousTestCase):
         self.assertEqual(MAX_JOBS_IN_MESSAGE, 1000)
         self.assertEqual(list(decode_for_worker(frames(1000)).sequences), list(range(1000)))
         self.assertRaises(ProtocolError, decode_for_worker, frames(1001))
+
+    def test_what_a_failure_says_has_a_bound_at_the_sink_too(self) -> None:
+        said = "begins" + "\N{DUCK}" * 1_000_000 + "ends"
+        read = decode_for_sink(encode(Failed(1, 2, RETRY, NO_DELAY, said, said)))
+        for text, most in ((read.reason, MAX_REASON), (read.traceback, MAX_TRACEBACK)):
+            self.assertTrue(most - 100 < len(text.encode()) <= most, len(text.encode()))
+            self.assertTrue(text.startswith("begins") and text.endswith("ends"))
+            self.assertRegex(text, r"\[\.\.\. 3,9\d\d,\d\d\d bytes are left out here \.\.\.\]")
+        [result] = decode_for_sink(encode(Done(1, [2], [Dropped(said)]))).results
+        self.assertLessEqual(len(result.reason.encode()), MAX_REASON)
 
     def test_text_that_utf8_cannot_hold_still_arrives_as_text(self) -> None:
         ready = Ready(1, 2, 1, "half \ud83d", 1, "h", "v")
@@ -253,9 +265,19 @@ class VectorTests(unittest.SynchronousTestCase):
             else:
                 self.fail(f"{vector['name']}: {vector['why']}, and yet it is read as {message}")
 
+    def test_what_of_one_job_cannot_be_read_is_mended(self) -> None:
+        for vector in VECTORS["mended"]:
+            read, message = DECODERS[vector["to"]](frames_in(vector)), message_of(vector["message"])
+            if isinstance(read, Done):
+                self.assertEqual(message.results, (Dropped("*"),))
+                [result] = read.results
+                self.assertIsInstance(result, Dropped, vector["name"])
+                read = evolve(read, results=message.results)
+            self.assertEqual(read, message, vector["name"])
+
     def test_each_invalid_one_is_a_single_change_away_from_a_valid_one(self) -> None:
         valid = {vector["name"]: vector for vector in VECTORS["valid"]}
-        for vector in VECTORS["invalid"]:
+        for vector in VECTORS["invalid"] + VECTORS["mended"]:
             near = valid[vector["near"]]
             changes = [a != b for a, b in zip_longest(vector["frames"], near["frames"])] + [vector["to"] != near["to"]]
             self.assertEqual(sum(changes), 1, vector["name"])
@@ -370,7 +392,8 @@ class HostileTests(unittest.SynchronousTestCase):
     def test_nesting_without_end(self) -> None:
         for deep in (b"[" * 100_000, b'{"a":' * 100_000):
             self.assertRaises(ProtocolError, decode_for_worker, [*encode(Hello(1, 2, 3, "tcp://h:1"))[:2], deep])
-            self.assertRaises(ProtocolError, decode_for_sink, [*encode(Done(1, [2])), b"j" + deep])
+            read = decode_for_sink([*encode(Done(1, [2, 3])), b"j" + deep, b"tx"])
+            self.assertEqual([type(result) for result in read.results], [Dropped, str])
 
     def test_numbers_without_end(self) -> None:
         hello = encode(Hello(1, 2, 3, "tcp://h:1"))

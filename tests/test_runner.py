@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -20,7 +20,8 @@ from tests.peers import until
 from zpipeline import runner as module
 from zpipeline.histogram import Timings
 from zpipeline.job import Job
-from zpipeline.runner import PATIENCE, SLICE, Delivery, Runner, TimedOut
+from zpipeline.outcomes import TimedOut
+from zpipeline.runner import PATIENCE, SLICE, Delivery, Runner
 
 
 class CountingClock(Clock):
@@ -255,6 +256,113 @@ class PlainHandlerTests(Case):
         rig.add(1)
         self.clock.advance(0)
         self.assertEqual(seen, [False])
+
+
+class NeverRunTests(unittest.TestCase):
+    """A handler that returns what was to do its work, where nothing does that, has failed."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.ran: list[Job] = []
+
+    def generator(self, job: Job) -> Iterator[int]:
+        """It has to be asked for each of its values."""
+        self.ran.append(job)
+        yield 1
+
+    async def asynchronous(self, job: Job) -> None:
+        """It has to be awaited."""
+        self.ran.append(job)
+
+    async def asynchronous_generator(self, job: Job) -> AsyncIterator[int]:
+        """It has to be asked for each of its values, each of which is to be awaited."""
+        self.ran.append(job)
+        yield 1
+
+    async def failure_of(self, handler: Any, **options: Any) -> str:
+        """Why one job fails, beside others that do not."""
+        rig = Rig(real_reactor, lambda job: handler(job) if job.key[1] == 5 else b"good", **options)
+        self.addCleanup(rig.runner.stop)
+        rig.add(*range(10))
+        await until(lambda: rig.runner.idle)
+        self.assertEqual(rig.origin.results, {number: b"good" for number in range(10) if number != 5})
+        self.assertEqual(self.ran, [])
+        [failure] = rig.origin.failures.values()
+        return failure.getErrorMessage()
+
+    async def test_generators(self) -> None:
+        async def returns_one(job: Job) -> Any:
+            return self.generator(job)
+
+        for options in ({}, {"threads": 2}):
+            said = await self.failure_of(self.generator, **options)
+            self.assertEqual(said, "the handler returned a generator, and nothing has run of it: it must not `yield`")
+            said = await self.failure_of(self.asynchronous_generator, **options)
+            self.assertIn("the handler returned an async generator, and nothing has run of it", said)
+        for handler in (returns_one, lambda job: succeed(self.generator(job))):
+            self.assertIn("returned a generator", await self.failure_of(handler))
+
+    async def test_what_would_have_to_be_awaited(self) -> None:
+        async def forgets_to(job: Job) -> Any:
+            return self.asynchronous(job)
+
+        async def returns_a_deferred(job: Job) -> Any:
+            return Deferred()
+
+        for handler, name, options in (
+            (self.asynchronous, "a coroutine", {"threads": 2}),
+            (lambda job: Deferred(), "a Deferred", {"threads": 2}),
+            (forgets_to, "a coroutine", {}),
+            (returns_a_deferred, "a Deferred", {}),
+            (lambda job: succeed(self.asynchronous(job)), "a coroutine", {}),
+        ):
+            said = await self.failure_of(handler, **options)
+            self.assertEqual(
+                said,
+                f"the handler returned {name} where nothing waits for one: `await` it; with --threads, leave that out",
+            )
+
+    async def test_a_failure_that_is_returned_is_one(self) -> None:
+        def handler(job: Job) -> Failure:
+            return Failure(ValueError("no"))
+
+        async def asynchronous(job: Job) -> Failure:
+            return handler(job)
+
+        for each, options in ((handler, {}), (handler, {"threads": 2}), (asynchronous, {}), (fail_later, {})):
+            self.assertEqual(await self.failure_of(each, **options), "no")
+
+    async def test_an_exception_that_cannot_be_looked_at_is_one(self) -> None:
+        class HasNoClass(Exception):
+            @property
+            def __class__(self) -> Any:  # type: ignore[override]
+                raise RuntimeError("what it is")
+
+        def handler(job: Job) -> None:
+            raise HasNoClass
+
+        async def asynchronous(job: Job) -> None:
+            raise HasNoClass
+
+        for each, options in ((handler, {}), (handler, {"threads": 2}), (asynchronous, {})):
+            self.assertEqual(await self.failure_of(each, **options), "what it is")
+
+    async def test_a_result_that_cannot_be_looked_at_is_a_failure(self) -> None:
+        class HasNoClass:
+            @property
+            def __class__(self) -> Any:  # type: ignore[override]
+                raise RuntimeError("what it is")
+
+        for options in ({}, {"threads": 2}):
+            self.assertEqual(await self.failure_of(lambda job: HasNoClass(), **options), "what it is")
+
+
+def fail_later(job: Job) -> Deferred[None]:
+    """A Deferred whose value turns out to be a Failure."""
+    later: Deferred[Any] = Deferred()
+    real_reactor.callLater(0, later.callback, Failure(ValueError("no")))
+    return later
 
 
 class TimingTests(Case):
@@ -1044,6 +1152,46 @@ class GivingBackTests(Case):
 
 
 class BookkeepingTests(Case):
+    def test_what_is_held_is_counted_by_session(self) -> None:
+        waiting: list[Deferred[None]] = []
+
+        def handler(job: Job) -> Deferred[None]:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        rig = Rig(self.clock, handler, concurrency=2)
+        rig.runner.add(rig.jobs(range(3), session=1) + rig.jobs(range(3, 5), session=2))
+        self.assertEqual(rig.runner.held(), {1: 3, 2: 2})
+        self.clock.advance(0)
+        self.assertEqual(rig.runner.held(), {1: 3, 2: 2}, "two of which run")
+        waiting[0].callback(None)
+        waiting[1].errback(ValueError())
+        self.clock.advance(0)
+        self.assertEqual(rig.runner.held(), {1: 1, 2: 2})
+        rig.runner.drop(rig.origin)
+        self.assertEqual(sum((rig.runner.held() or {}).values()), 2, "those that run")
+
+    def test_what_has_timed_out_is_held_no_longer(self) -> None:
+        rig = Rig(self.clock, lambda job: Deferred(lambda _: None), concurrency=2)
+        rig.add(1, 2, timeout=5.0)
+        self.clock.advance(0)
+        self.assertEqual(rig.runner.held(), {1: 2})
+        self.clock.advance(5)
+        self.assertEqual(rig.runner.held(), {})
+
+    def test_a_job_whose_handler_has_broken_it_holds_up_no_other(self) -> None:
+        def handler(job: Job) -> None:
+            if job.key[1] == 2:
+                del job.delivery
+                raise ValueError
+
+        rig = Rig(self.clock, handler)
+        rig.add(1, 2, 3, 4)
+        self.assertRaises(AttributeError, self.clock.advance, 0)
+        self.clock.advance(0)
+        self.assertEqual(sorted(rig.origin.results), [1, 3, 4])
+        self.assertEqual(rig.runner.held(), {})
+
     def test_a_delivery_of_a_job_that_runs_is_not_run_beside_itself(self) -> None:
         handler = AwaitedHeld()
         rig = self.rig(handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from itertools import takewhile
 from threading import Thread, get_ident
@@ -12,10 +12,14 @@ from traceback import StackSummary, walk_stack
 from types import FrameType
 from typing import Any
 
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from zpipeline.errors import ZpipelineError
 from zpipeline.handlers import Handler
 from zpipeline.job import Job
+from zpipeline.outcomes import caught
 
 
 class DaemonPool(ThreadPool):
@@ -34,7 +38,10 @@ class InThread:
 
     def __call__(self) -> Any:
         self._thread = get_ident()
-        return self._handler(self._job)
+        try:
+            return _final(self._handler(self._job))
+        except BaseException:
+            return caught()
 
     def where(self) -> str:
         """Where it is."""
@@ -45,12 +52,55 @@ class InThread:
         return _stack(reversed(list(inner)))
 
 
-def is_coroutine_function(handler: Handler) -> bool:
-    """Whether it shows, before it is called, that a handler is asynchronous."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+class NeverRun(ZpipelineError):
+    """A handler has returned what was to do its work, and that has not begun: its attempt has failed."""
 
 
-def where(awaitable: object) -> str:
+def promised(result: Any) -> tuple[Deferred[Any], Callable[[], str]] | None:
+    """What a handler's result is to be waited for by, if it is to come yet, and what tells where the handler is then.
+
+    :param result: that the handler returned.
+    :raises NeverRun: it is neither a result nor a promise of one.
+    """
+    if isinstance(result, Deferred):
+        return result.addCallback(_final), _nowhere
+    if isinstance(result, Failure):
+        return fail(result), _nowhere
+    if inspect.isawaitable(result):
+        return Deferred.fromCoroutine(_await(result)), partial(_where, result)
+    _final(result)
+    return None
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    try:
+        return _final(await awaitable)
+    except BaseException:
+        return caught()
+
+
+def _final(result: Any) -> Any:
+    """The result, which nothing is waited for any more.
+
+    :raises NeverRun: it would have to be.
+    """
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise NeverRun(f"the handler returned {_a(result)}, and nothing has run of it: it must not `yield`")
+    if isinstance(result, Deferred) or inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # or Python says later that it was never awaited
+        raise NeverRun(
+            f"the handler returned {_a(result)} where nothing waits for one: `await` it; with --threads, leave that out"
+        )
+    return result
+
+
+def _a(result: object) -> str:
+    name = type(result).__name__.replace("_", " ")
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _where(awaitable: object) -> str:
     """Where a coroutine is, down to what it waits for."""
 
     def frames() -> Iterator[tuple[FrameType, int]]:
@@ -62,7 +112,7 @@ def where(awaitable: object) -> str:
     return _stack(frames())
 
 
-def nowhere() -> str:
+def _nowhere() -> str:
     """Of a Deferred nobody knows where it is."""
     return ""
 

@@ -50,6 +50,9 @@ STRIKE_REST = 2.0
 #: How much longer than the timeout a worker may take to report, in seconds.
 GRACE = 5.0
 
+#: In so many STATEs running a worker has to have fewer jobs than are in flight there, until that is believed.
+MISSED = 3
+
 
 class Fate(Enum):
     """What became of the process of a session that was lost."""
@@ -395,6 +398,16 @@ class Dispatcher:
             session.window.took(took)
         return sent <= session.reports
 
+    def holds(self, session: Session, received: int, held: int) -> bool:
+        """Rule 2: False when, as its STATEs have said for long enough, it does not have all that is in flight there.
+
+        :param received: how many of the jobs of this session have come there.
+        :param held: how many of these it has, and has not reported.
+        """
+        on_their_way = session.given - received
+        session.missed = session.missed + 1 if len(session.in_flight) - on_their_way > held else 0
+        return session.missed < MISSED
+
     # What time brings
 
     def overdue(self, now: float) -> list[Session]:
@@ -526,6 +539,7 @@ def _hold(session: Session, entries: list[Entry]) -> None:
         entry.holder = session
         session.in_flight[entry.sequence] = entry
     session.bytes += sum([len(entry.body) for entry in entries])
+    session.given += len(entries)
 
 
 def _release(entry: Entry) -> None:

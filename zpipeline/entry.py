@@ -97,15 +97,19 @@ class Session:
     :ivar reserved: it gets suspects only.
     :ivar has_suspects: what is in flight is suspect: it was given a group since it is reserved.
     :ivar reports: messages of DONE, FAILED and RETURNED that have come in this session.
+    :ivar given: how many jobs it was given in this session.
+    :ivar missed: in how many STATEs running it had fewer jobs than are in flight.
     :ivar progress_at: when it last reported something of what is in flight, or was given something, having nothing.
     """
 
     __slots__ = (
         "bytes",
+        "given",
         "has_suspects",
         "in_flight",
         "in_runs",
         "leaving",
+        "missed",
         "number",
         "paused",
         "progress_at",
@@ -127,4 +131,6 @@ class Session:
         self.reserved = False
         self.has_suspects = False
         self.reports = 0
+        self.given = 0
+        self.missed = 0
         self.progress_at = since

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -70,6 +71,42 @@ def find_handler(name: str) -> Handler:
         raise HandlerError(f"{name!r} is not callable, but a {type(found).__name__}")
     handler: Handler = found
     return handler
+
+
+def is_coroutine_function(handler: Handler) -> bool:
+    """Whether it shows, before it is called, that a handler is asynchronous."""
+    return _is(inspect.iscoroutinefunction, handler)
+
+
+def check_handler(handler: Handler, name: str, *, in_threads: bool) -> None:
+    """See that calling it with a job runs something, as far as that can be known before.
+
+    :param name: of the handler.
+    :param in_threads: whether it is to run in threads.
+    :raises HandlerError: it would not.
+    """
+    if inspect.isclass(handler):
+        raise HandlerError(f"{name} is a class, and calling it runs no job: name a function, or an instance's method")
+    if _is(inspect.isgeneratorfunction, handler) or _is(inspect.isasyncgenfunction, handler):
+        raise HandlerError(f"{name} is a generator, and calling it runs nothing of it: a handler must not `yield`")
+    if in_threads and is_coroutine_function(handler):
+        raise HandlerError(f"{name} is `async`, and runs in the reactor: leave --threads out, or make it a plain one")
+    try:
+        signature = inspect.signature(handler, follow_wrapped=False)  # what it wraps may be called otherwise
+    except (TypeError, ValueError):
+        return  # that of some functions written in C is not known
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise HandlerError(
+            f"{name} takes {signature}, and is called with one argument, the job"
+            + (": it is a method, and needs an instance" if "self" in signature.parameters else "")
+        ) from None
+
+
+def _is(test: Callable[[object], bool], handler: Handler) -> bool:
+    """Whether a handler, or what is called when it is, passes the test."""
+    return test(handler) or test(type(handler).__call__)
 
 
 def _shown(body: bytes) -> str:

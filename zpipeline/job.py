@@ -6,7 +6,7 @@ import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from math import isfinite
+from sys import float_info
 from types import MappingProxyType
 from typing import Any
 
@@ -210,7 +210,7 @@ class RetryLater(ZpipelineError):
     """
 
     def __init__(self, seconds: float, reason: str = "") -> None:
-        if not (isinstance(seconds, int | float) and isfinite(seconds) and seconds >= 0):
+        if not (isinstance(seconds, int | float) and 0 <= seconds <= float_info.max):
             raise UsageError(f"RetryLater takes a number of seconds, 0 or more, not {seconds!r}")
         super().__init__(reason or f"asks to be tried again in {seconds:g} seconds")
         self.seconds = float(seconds)

@@ -14,11 +14,9 @@ are given back, the newest, to those who would have kept them waiting (rule 7 of
 
 from __future__ import annotations
 
-import inspect
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
-from functools import partial
-from itertools import compress
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from itertools import chain, compress
 from time import monotonic, time
 from typing import Any, Protocol
 
@@ -29,11 +27,11 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from zpipeline.calls import DaemonPool, InThread, is_coroutine_function, nowhere, where
-from zpipeline.errors import ZpipelineError
-from zpipeline.handlers import Handler
+from zpipeline.calls import DaemonPool, InThread, promised
+from zpipeline.handlers import Handler, is_coroutine_function
 from zpipeline.histogram import Timings
 from zpipeline.job import Job
+from zpipeline.outcomes import TimedOut, caught
 
 SLICE = 0.005
 PATIENCE = 0.1
@@ -92,18 +90,6 @@ class Delivery:
     session: int
     received_at: float
     timeout: float | None = None
-
-
-class TimedOut(ZpipelineError):
-    """Why an attempt failed that took longer than its delivery allows. It is a reason; nobody raises it.
-
-    :param seconds: that it was allowed.
-    :ivar where: where its handler was then, as a traceback has it; empty where that is not known.
-    """
-
-    def __init__(self, seconds: float, where: str) -> None:
-        super().__init__(f"timed out after {seconds:g} seconds")
-        self.where = where
 
 
 @define(eq=False)
@@ -178,6 +164,13 @@ class Runner:
         """How many are under way between two turns, those that have timed out and still run included."""
         return self._busy
 
+    def held(self) -> Counter[int] | None:
+        """How many jobs of each session are here of which nothing was reported; None while some are being run."""
+        if self._in_slice:
+            return None
+        jobs = chain(self._backlog, [attempt.job for attempt in self._running.values()])
+        return Counter([job.delivery.session for job in jobs])
+
     def start(self) -> None:
         """Make ready to run."""
         if self._threads:
@@ -227,6 +220,14 @@ class Runner:
             self._patience = self._reactor.callLater(wait if wait > 0 else PATIENCE, self._lose_patience)
 
     def _run_slice(self) -> None:
+        try:
+            self._run_some()
+        finally:
+            self._go_on()  # whatever one job has come to
+        if self.idle:
+            self._owner.became_idle()
+
+    def _run_some(self) -> None:
         self._owner.before_slice()
         self._give_back()
         self._slice = None
@@ -245,18 +246,22 @@ class Runner:
                     call = InThread(self._handler, job)
                     self._wait_for(job, deferToThreadPool(self._reactor, self._pool, call), call.where, begun)
                 else:
+                    promise = None
                     try:
                         result = self._handler(job)
+                        if result is not None:
+                            promise = promised(result)
                     except BaseException:  # as of Deferreds and threads; asyncio's CancelledError is no Exception
-                        self._failed(job, Failure(), begun)
+                        self._failed(job, caught(), begun)
                     else:
-                        if result is None or not self._is_to_come(job, result, begun):
+                        if promise is None:
                             done.append(job)
                             results.append(result)
                             begun_at.append(begun)
                             now = monotonic()
                             took.append(now - begun)
                             continue
+                        self._wait_for(job, *promise, begun)
                 now = monotonic()
         finally:
             self._in_slice = False
@@ -264,19 +269,6 @@ class Runner:
         self._report()
         if now >= slice_began_at + PATIENCE:
             self._give_back(at_once=True)  # what has come meanwhile is not read yet, and has waited all the same
-        self._go_on()
-        if self.idle:
-            self._owner.became_idle()
-
-    def _is_to_come(self, job: Job, result: Any, begun_at: float) -> bool:
-        """Whether what the handler returned is a promise of its result, which is waited for then."""
-        if isinstance(result, Deferred):
-            self._wait_for(job, result, nowhere, begun_at)
-        elif inspect.isawaitable(result):
-            self._wait_for(job, Deferred.fromCoroutine(_await(result)), partial(where, result), begun_at)
-        else:
-            return False
-        return True
 
     def _wait_for(self, job: Job, outcome: Deferred[Any], where: Callable[[], str], begun_at: float) -> None:
         attempt = _Attempt(job, outcome, where, begun_at, job.delivery.timeout)
@@ -314,7 +306,7 @@ class Runner:
         if not self._threads:  # cancelling what waits for a thread would only hide when that one ends
             try:
                 attempt.outcome.cancel()
-            except Exception:
+            except BaseException:  # it is the handler's
                 _log.failure("job {id} timed out, and cancelling it fails", id=job.id)
         if len(self._overdue) >= self.concurrency:
             _log.warn(
@@ -402,7 +394,3 @@ class Runner:
 def _forget_deadline(attempt: _Attempt) -> None:
     if attempt.deadline is not None and attempt.deadline.active():
         attempt.deadline.cancel()
-
-
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable

@@ -7,26 +7,23 @@ a connection is kept and reported on the next one, before READY.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any, Protocol
 
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from zpipeline import protocol
 from zpipeline.histogram import Timings
-from zpipeline.job import Job, Reject, RetryLater
+from zpipeline.job import Job
 from zpipeline.link import Link
-from zpipeline.runner import TimedOut
+from zpipeline.outcomes import to_failed, to_result
 from zpipeline.sockets import LINGER_MS, Factory
-from zpipeline.text import printable
 
 #: A sink that cannot be reached for so long is forgotten: its ventilator has to say HELLO again.
 FORGET_AFTER = 600.0
 
 _MAX_KEPT = 1_000_000  # jobs done that could not be reported
-
-log = Logger()
 
 
 class UpstreamOwner(Protocol):
@@ -129,11 +126,15 @@ class Upstream:
         """Count jobs of this session."""
         self._received += count
 
-    def say_state(self, concurrency: int) -> None:
-        """STATE."""
+    def say_state(self, concurrency: int, held: Mapping[int, int] | None) -> None:
+        """STATE.
+
+        :param held: how many jobs are here of each session; None when that is not known now.
+        """
         if self.takes_jobs and self._connected and self._link is not None:
             self._flush()
-            state = protocol.State(self.session, concurrency, self._received, self._sent, self._timings)
+            here = None if held is None else held.get(self.session, 0)
+            state = protocol.State(self.session, concurrency, self._received, self._sent, self._timings, here)
             self._link.send(protocol.encode(state))
 
     # Origin
@@ -213,42 +214,6 @@ class Upstream:
 
     def link_writable(self, link: Link) -> None:
         """The high-water mark is above all that is sent: the socket took nothing for want of a connection."""
-
-
-def to_failed(job: Job, failure: Failure) -> protocol.Failed:
-    """That the handler of this job failed, as the protocol carries it. It is logged, too."""
-    job_id, error = job.id, failure.value
-    name, said = type(error).__name__, " ".join(failure.getErrorMessage().split())
-    kind, delay, reason = protocol.RETRY, protocol.NO_DELAY, said or name
-    traceback = error.where if isinstance(error, TimedOut) else failure.getTraceback()
-    if isinstance(error, Reject):
-        kind = protocol.REJECT
-        log.info("job {id} is rejected: {reason}", id=job_id, reason=printable(reason))
-    elif isinstance(error, RetryLater):
-        delay = error.seconds
-        why = printable(reason)
-        log.info("job {id} is put off for {seconds} seconds: {reason}", id=job_id, seconds=delay, reason=why)
-    else:
-        if said and not isinstance(error, TimedOut):
-            reason = f"{name}: {said}"
-        log.warn("job {id} failed: {reason}", id=job_id, reason=printable(reason))
-    return protocol.Failed(job.delivery.session, job.key[1], kind, delay, reason, traceback)
-
-
-def to_result(value: Any, job_id: str) -> protocol.Result:
-    """What a handler returned, as the protocol carries it; if it cannot be carried, why: that is logged, too."""
-    try:
-        # as it is now: the handler may go on to change what it returned
-        result: protocol.Result = value if isinstance(value, bytes | str) else protocol.Json.of(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        reason = f"it is not bytes, text or JSON: {error}"
-    else:
-        size = _size(result)
-        if size <= protocol.MAX_RESULT:
-            return result
-        reason = f"{size} bytes are over {protocol.MAX_RESULT}"
-    log.warn("job {id}: its result is dropped: {reason}", id=job_id, reason=reason)
-    return protocol.Dropped(reason)
 
 
 def _batches(done: list[tuple[int, protocol.Result]]) -> list[list[tuple[int, protocol.Result]]]:

@@ -22,7 +22,7 @@ from zpipeline.addresses import WILDCARDS, make_address, parse_address
 from zpipeline.closing import Closing
 from zpipeline.errors import ProtocolError, UsageError
 from zpipeline.freeze import FreezeWatch
-from zpipeline.handlers import Handler, name_of
+from zpipeline.handlers import Handler, check_handler, name_of
 from zpipeline.histogram import Timings
 from zpipeline.job import Job
 from zpipeline.runner import Delivery, Runner
@@ -53,6 +53,7 @@ class Worker(Service):
     :param drain: how many seconds stopping waits for the jobs that are here.
     :param name: the handler's name, for the ventilators' logs.
     :raises UsageError: the address or a number cannot work.
+    :raises HandlerError: calling the handler would run nothing.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Worker(Service):
         parse_address(address, bound=True)
         if concurrency < 1 or threads < 0:
             raise UsageError("concurrency is 1 or more, threads 0 or more")
+        check_handler(handler, name or name_of(handler), in_threads=threads > 0)
         self._reactor = reactor = steady(reactor)
         self._address = address
         self._drain_seconds = drain
@@ -306,8 +308,9 @@ class Worker(Service):
         self._check_finished()
 
     def _say_state(self) -> None:
+        held = self._runner.held()
         for upstream in self._upstreams.values():
-            upstream.say_state(self._runner.concurrency)
+            upstream.say_state(self._runner.concurrency, held)
 
 
 class _Plain:

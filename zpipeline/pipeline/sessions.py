@@ -369,6 +369,9 @@ class Sessions:
                 if not self._dispatcher.state(session, message.concurrency, message.sent, took):
                     link.give_up("reports of the worker went missing")
                     return
+                if message.held is not None and not self._dispatcher.holds(session, message.received, message.held):
+                    link.give_up("the worker has lost sight of jobs that it was sent")
+                    return
             case protocol.Bye() if session is not None:
                 assert link is not None
                 self._roster[link.address].leaves(self._times.wall())

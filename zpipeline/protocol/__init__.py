@@ -14,7 +14,7 @@ type. All numbers are big-endian and unsigned unless said otherwise; text is UTF
     D DONE       session u64, n times u64                      none, or n results
     F FAILED     session u64, sequence u64, kind u8, f64       reason, traceback
     T RETURNED   session u64, n times u64
-    S STATE      session u64, concurrency u32, received u64, sent u64   none, or a JSON object: start, run
+    S STATE      session u64, concurrency u32, received u64, sent u64   none, or a JSON object: start, run, held
     B BYE        session u64
 
 The columns of JOBS: n sequence numbers u64, n attempts u16, n times of acceptance f64, n body
@@ -29,7 +29,9 @@ from zpipeline.protocol.messages import (
     MAGIC,
     MAX_BYTES_IN_MESSAGE,
     MAX_JOBS_IN_MESSAGE,
+    MAX_REASON,
     MAX_RESULT,
+    MAX_TRACEBACK,
     NO_DELAY,
     REJECT,
     RETRY,
@@ -58,7 +60,9 @@ __all__ = [
     "MAGIC",
     "MAX_BYTES_IN_MESSAGE",
     "MAX_JOBS_IN_MESSAGE",
+    "MAX_REASON",
     "MAX_RESULT",
+    "MAX_TRACEBACK",
     "NO_DELAY",
     "REJECT",
     "RETRY",

@@ -21,6 +21,10 @@ MAX_BYTES_IN_MESSAGE = 1 << 20  # of bodies, unless it holds one job alone
 #: Bytes of a result, without the one that says of which kind it is.
 MAX_RESULT = 1 << 20
 
+#: Bytes of what FAILED says, and of a reason why there is no result: of more, some is left out.
+MAX_REASON = 4 << 10
+MAX_TRACEBACK = 64 << 10
+
 #: The kinds of FAILED.
 RETRY, REJECT = 0, 1
 #: In FAILED: the ventilator chooses the delay.
@@ -125,6 +129,7 @@ class State:
     :ivar received: jobs that arrived.
     :ivar sent: messages of DONE, FAILED and RETURNED that were sent before this one.
     :ivar timings: of the attempts that have ended; None from a worker that does not measure.
+    :ivar held: how many jobs of the session it has and has not reported; None where it does not say.
     """
 
     session: int
@@ -132,6 +137,7 @@ class State:
     received: int
     sent: int
     timings: Timings | None = None
+    held: int | None = None
 
 
 @frozen

@@ -29,6 +29,8 @@ from zpipeline.protocol.messages import (
     JOBS_START,
     MAGIC,
     MAX_JOBS_IN_MESSAGE,
+    MAX_REASON,
+    MAX_TRACEBACK,
     NO_DELAY,
     READY,
     REJECT,
@@ -54,6 +56,7 @@ from zpipeline.protocol.messages import (
     ToSink,
     ToWorker,
 )
+from zpipeline.text import shortened
 
 _SINK = re.compile(r"tcp://(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[\w.*-]+):([0-9]{1,5})", re.ASCII)
 
@@ -171,16 +174,30 @@ def _read_done(numbers: bytes, *results: bytes) -> Done:
     session, *sequences = _read_numbers(numbers)
     if results and len(results) != len(sequences):
         raise ValueError(f"{len(results)} results of {len(sequences)} jobs")
-    return Done(session, sequences, tuple(map(unpack_result, results)))
+    return Done(session, sequences, tuple(map(_result, results)))
+
+
+def _result(packed: bytes) -> Result:
+    """A result, or, if it cannot be read, why not: all these jobs have been run all the same."""
+    try:
+        result = unpack_result(packed)
+    except (ValueError, RecursionError) as error:
+        return Dropped(f"what its worker has sent for it cannot be read: {shortened(str(error), MAX_REASON // 2)}")
+    return Dropped(shortened(result.reason, MAX_REASON)) if isinstance(result, Dropped) else result
 
 
 def _read_failed(start: bytes, reason: bytes, traceback: bytes) -> Failed:
     session, sequence, kind, delay = FAILURE.unpack(start)
     if kind not in (RETRY, REJECT):
         raise ValueError(f"there is no kind {kind} of failure")
-    if not (delay == NO_DELAY or (isfinite(delay) and delay >= 0)):
-        raise ValueError(f"{delay} is no delay")
-    return Failed(session, sequence, kind, delay, reason.decode(), traceback.decode())
+    if not (isfinite(delay) and delay >= 0):
+        delay = NO_DELAY  # whatever else it says: the attempt has failed
+    return Failed(session, sequence, kind, delay, _text(reason, MAX_REASON), _text(traceback, MAX_TRACEBACK))
+
+
+def _text(packed: bytes, most: int) -> str:
+    """What tells people why an attempt has failed: it may be no UTF-8, and longer than there is room for."""
+    return shortened(packed.decode("utf-8", "backslashreplace"), most)
 
 
 def _read_returned(numbers: bytes) -> Returned:
@@ -194,9 +211,13 @@ def _read_state(start: bytes, *measured: bytes) -> State:
         raise ValueError("a concurrency of 0")
     if not measured:
         return State(session, concurrency, received, sent)
-    (about,) = measured
-    times = _object(about)
-    return State(session, concurrency, received, sent, Timings(_times(times, "start"), _times(times, "run")))
+    (packed,) = measured
+    about = _object(packed)
+    timings = Timings(_times(about, "start"), _times(about, "run")) if about.keys() & {"start", "run"} else None
+    held = about.get("held")
+    if held is not None and not (type(held) is int and 0 <= held < 1 << 64):
+        raise ValueError(f"'held' is no number of jobs: {held!r:.100}")
+    return State(session, concurrency, received, sent, timings, held)
 
 
 def _times(about: Mapping[str, Any], name: str) -> Histogram:

@@ -69,7 +69,10 @@ def encode(message: Message) -> Frames:
             return [RETURNED, _numbers(message.session, message.sequences)]
         case State():
             counts = COUNTS.pack(message.session, message.concurrency, message.received, message.sent)
-            return [STATE, counts] if message.timings is None else [STATE, counts, _timings_bytes(message.timings)]
+            counted = {} if message.timings is None else _timings(message.timings)
+            if message.held is not None:
+                counted["held"] = message.held
+            return [STATE, counts, to_json(counted)] if counted else [STATE, counts]
         case Bye():
             return [BYE, U64.pack(message.session)]
     raise TypeError(f"encode() does not take {type(message).__name__}")
@@ -126,9 +129,9 @@ def _numbers(session: int, sequences: Sequence[int]) -> bytes:
     return struct.pack(f"!{1 + len(sequences)}Q", session, *sequences)
 
 
-def _timings_bytes(timings: Timings) -> bytes:
+def _timings(timings: Timings) -> dict[str, object]:
     both = {"start": timings.start, "run": timings.run}
-    return to_json({name: {"counts": times.counts, "sum": times.sum} for name, times in both.items()})
+    return {name: {"counts": times.counts, "sum": times.sum} for name, times in both.items()}
 
 
 def _text_bytes(text: str) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from twisted.application.service import IService
 
 from zpipeline.errors import UsageError
-from zpipeline.handlers import find_handler
+from zpipeline.handlers import check_handler, find_handler
 from zpipeline.tap.clock import go_steadily
 from zpipeline.tap.descriptors import soft_limit
 from zpipeline.tap.options import whole
@@ -44,7 +44,7 @@ def makeService(options: Options) -> IService:
             f"{len(ports)} workers from port {ports[0]} on: ports end at 65535", "choose a lower --first-port"
         )
     try:
-        find_handler(options["handler"])
+        check_handler(find_handler(options["handler"]), options["handler"], in_threads=options["threads"] > 0)
     except UsageError as error:
         options.refuse(error, "see --handler")
     open_files = soft_limit()  # before it is raised

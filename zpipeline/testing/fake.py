@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from zpipeline.errors import Refused, UsageError
-from zpipeline.handlers import Handler
+from zpipeline.handlers import Handler, check_handler, name_of
 from zpipeline.job import Job, encode_headers
 from zpipeline.pipeline import ATTEMPTS, BACKOFF, KEEP, MAX_BODY, Pipeline
 from zpipeline.pipeline.sessions import Sessions
@@ -62,6 +62,7 @@ class FakePipeline(Pipeline):
     :ivar clock: the clock.
     :ivar pushed: what has been pushed and was accepted, in order (list of `PushedJob`).
     :raises UsageError: a number cannot work.
+    :raises HandlerError: calling the handler would run nothing.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class FakePipeline(Pipeline):
         keep: float = KEEP,
         drain: float = 0.0,
     ) -> None:
+        if handler is not None:
+            check_handler(handler, name_of(handler), in_threads=False)
         self.clock = clock_of_now() if clock is None else clock
         self.pushed: list[PushedJob] = []
         self._turns = Turns(self.clock)

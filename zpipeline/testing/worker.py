@@ -22,6 +22,7 @@ from zpipeline.entry import Entry, Session
 from zpipeline.handlers import Handler, name_of
 from zpipeline.histogram import Timings
 from zpipeline.job import Job
+from zpipeline.outcomes import to_failed, to_result
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.observing import Observer
 from zpipeline.pipeline.sessions import Sessions
@@ -30,7 +31,6 @@ from zpipeline.runner import Delivery, Runner
 from zpipeline.stats import WorkerStatus
 from zpipeline.testing.clock import Turns
 from zpipeline.times import Times
-from zpipeline.upstream import to_failed, to_result
 from zpipeline.window import Window
 
 #: What the one worker goes by in the list of workers; nobody listens there.
