@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 from twisted.internet import reactor as real_reactor
+from twisted.internet import task
 from twisted.internet.defer import CancelledError, Deferred, fail, inlineCallbacks, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -1179,18 +1180,38 @@ class BookkeepingTests(Case):
         self.clock.advance(5)
         self.assertEqual(rig.runner.held(), {})
 
-    def test_a_job_whose_handler_has_broken_it_holds_up_no_other(self) -> None:
-        def handler(job: Job) -> None:
-            if job.key[1] == 2:
-                del job.delivery
+    async def test_a_job_whose_handler_has_broken_it_is_reported_as_any(self) -> None:
+        def breaks(job: Job) -> None:
+            number = job.key[1]
+            for name, value in (("key", None), ("delivery", None), ("attempt", "one"), ("accepted_at", None)):
+                if number % 2:
+                    delattr(job, name)
+                else:
+                    setattr(job, name, value)
+            if number % 3 == 0:
                 raise ValueError
 
-        rig = Rig(self.clock, handler)
-        rig.add(1, 2, 3, 4)
-        self.assertRaises(AttributeError, self.clock.advance, 0)
-        self.clock.advance(0)
-        self.assertEqual(sorted(rig.origin.results), [1, 3, 4])
-        self.assertEqual(rig.runner.held(), {})
+        async def breaks_later(job: Job) -> None:
+            breaks(job)
+            await task.deferLater(real_reactor, 0.01)
+
+        for handler, options in ((breaks, {}), (breaks, {"threads": 2}), (breaks_later, {"concurrency": 4})):
+            rig = Rig(real_reactor, handler, **options)
+            self.addCleanup(rig.runner.stop)
+            rig.add(*range(12))
+            await until(lambda rig=rig: rig.runner.idle)
+            self.assertEqual(sorted(rig.origin.failures), [0, 3, 6, 9])
+            self.assertEqual(sorted(rig.origin.results), [1, 2, 4, 5, 7, 8, 10, 11])
+            self.assertEqual(rig.runner.held(), {})
+
+    def test_what_goes_wrong_in_a_report_holds_up_no_other_slice(self) -> None:
+        rig = self.rig(lambda job: None)
+        rig.origin.report = lambda timings: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+        rig.add(1)
+        self.assertRaises(ZeroDivisionError, self.clock.advance, 0)
+        rig.add(2)
+        self.assertRaises(ZeroDivisionError, self.clock.advance, 0)
+        self.assertEqual(sorted(rig.origin.results), [1, 2])
 
     def test_a_delivery_of_a_job_that_runs_is_not_run_beside_itself(self) -> None:
         handler = AwaitedHeld()
@@ -1200,9 +1221,10 @@ class BookkeepingTests(Case):
         rig.runner.add(rig.jobs([1, 2], session=9))
         self.clock.advance(0)
         self.assertEqual(handler.begun, [1, 2])
-        self.assertEqual(first.delivery.session, 9, "its outcome counts for the newest delivery")
+        self.assertEqual(rig.runner.held(), {9: 2})
         handler.end(1, "once")
         self.clock.advance(0)
+        self.assertEqual(first.delivery.session, 9, "its outcome counts for the newest delivery")
         self.assertEqual(rig.origin.results, {1: "once"})
 
     def test_the_same_number_of_another_origin_is_another_job(self) -> None:

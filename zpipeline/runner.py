@@ -96,15 +96,23 @@ class Delivery:
 class _Attempt:
     """A job whose handler is under way: a Deferred, a coroutine, or in a thread.
 
+    :ivar facts: about the job, that its handler may have changed there: key, delivery, attempt and time of acceptance.
     :ivar timeout: as its delivery said when it began.
     """
 
     job: Job
+    facts: tuple[tuple[int, int], Delivery, int, float]
     outcome: Deferred[Any]
     where: Callable[[], str]
     begun_at: float
     timeout: float | None
     deadline: IDelayedCall | None = None
+
+    def its_job(self) -> Job:
+        """The job as it came."""
+        job = self.job
+        job.key, job.delivery, job.attempt, job.accepted_at = self.facts
+        return job
 
 
 class Runner:
@@ -168,7 +176,7 @@ class Runner:
         """How many jobs of each session are here of which nothing was reported; None while some are being run."""
         if self._in_slice:
             return None
-        jobs = chain(self._backlog, [attempt.job for attempt in self._running.values()])
+        jobs = chain(self._backlog, [attempt.its_job() for attempt in self._running.values()])
         return Counter([job.delivery.session for job in jobs])
 
     def start(self) -> None:
@@ -199,7 +207,7 @@ class Runner:
         for job in jobs if self._running else ():
             running = self._running.get(job.key)
             if running is not None:
-                running.job.delivery = job.delivery  # it is reported in that session
+                running.facts = _facts(job)  # it is reported in that session
                 jobs = [other for other in jobs if other is not job]
         self._backlog.extend(jobs)
         self._go_on()
@@ -246,13 +254,17 @@ class Runner:
                     call = InThread(self._handler, job)
                     self._wait_for(job, deferToThreadPool(self._reactor, self._pool, call), call.where, begun)
                 else:
-                    promise = None
+                    promise = failure = None
+                    facts = _facts(job)
                     try:
                         result = self._handler(job)
                         if result is not None:
                             promise = promised(result)
                     except BaseException:  # as of Deferreds and threads; asyncio's CancelledError is no Exception
-                        self._failed(job, caught(), begun)
+                        failure = caught()
+                    job.key, job.delivery, job.attempt, job.accepted_at = facts  # whatever the handler has made of them
+                    if failure is not None:
+                        self._failed(job, failure, begun)
                     else:
                         if promise is None:
                             done.append(job)
@@ -271,7 +283,7 @@ class Runner:
             self._give_back(at_once=True)  # what has come meanwhile is not read yet, and has waited all the same
 
     def _wait_for(self, job: Job, outcome: Deferred[Any], where: Callable[[], str], begun_at: float) -> None:
-        attempt = _Attempt(job, outcome, where, begun_at, job.delivery.timeout)
+        attempt = _Attempt(job, _facts(job), outcome, where, begun_at, job.delivery.timeout)
         self._running[job.key] = attempt
         self._busy += 1
         outcome.addBoth(self._ended, attempt)
@@ -289,16 +301,17 @@ class Runner:
         if attempt in self._overdue:
             self._overdue.remove(attempt)
         else:
-            del self._running[attempt.job.key]
+            job = attempt.its_job()
+            del self._running[job.key]
             _forget_deadline(attempt)
             if isinstance(outcome, Failure):
-                self._failed(attempt.job, outcome, attempt.begun_at)
+                self._failed(job, outcome, attempt.begun_at)
             else:
-                self._done([attempt.job], [outcome], [attempt.begun_at], [monotonic() - attempt.begun_at])
+                self._done([job], [outcome], [attempt.begun_at], [monotonic() - attempt.begun_at])
         self._run_soon()
 
     def _time_out(self, attempt: _Attempt) -> None:
-        job = attempt.job
+        job = attempt.its_job()
         assert attempt.timeout is not None
         del self._running[job.key]
         self._overdue.add(attempt)
@@ -389,6 +402,10 @@ class Runner:
         for origin, jobs in given.items():
             self.returned += len(jobs)
             origin.returned(jobs)
+
+
+def _facts(job: Job) -> tuple[tuple[int, int], Delivery, int, float]:
+    return job.key, job.delivery, job.attempt, job.accepted_at
 
 
 def _forget_deadline(attempt: _Attempt) -> None:
