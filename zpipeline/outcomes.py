@@ -56,7 +56,7 @@ def _told(failure: Failure, job_id: str) -> tuple[int, float, str, str]:
     """Kind, delay, reason and traceback."""
     error: object = failure.value
     name = type(error).__name__
-    said = " ".join(shortened(failure.getErrorMessage(), protocol.MAX_TRACEBACK).split())
+    said = " ".join(failure.getErrorMessage().split())
     kind, delay, reason = protocol.RETRY, protocol.NO_DELAY, said or name
     traceback = error.where if isinstance(error, TimedOut) else failure.getTraceback()
     traceback = shortened(traceback, protocol.MAX_TRACEBACK)
