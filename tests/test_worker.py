@@ -811,7 +811,7 @@ class CallerTests(WorkerCase):
         await until(self.said)
         await a_while(1.5)
         (line,) = self.said()
-        self.assertIn(f"at {worker.address} for 1 seconds: start zpipe-web with this address (--worker)", line)
+        self.assertIn(f"at {worker.address} for 1 seconds: does one run that has it as --worker", line)
 
     async def test_a_web_side_that_has_called_is_there_until_it_goes(self) -> None:
         worker = self.start()

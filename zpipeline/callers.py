@@ -39,8 +39,8 @@ class CallerWatch:
     def _say(self) -> None:
         self._waiting = None
         log.warn(
-            "no web side has called at {address} for {seconds} seconds: start zpipe-web with this address (--worker); "
-            "if it runs on another machine, let it in there (--interface, the firewall)",
+            "no web side has called at {address} for {seconds} seconds: does one run that has it as --worker, and "
+            "reaches it (--interface)?",
             address=self._address(),
             seconds=round(PATIENCE),
         )
