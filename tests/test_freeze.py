@@ -16,26 +16,46 @@ from zpipeline import freeze
 from zpipeline.freeze import GAP, TICK, FreezeWatch
 
 # Asks the watch at each line on its standard input, and says on its standard output what it answered. A line
-# names what it does before that (nothing, or sleep for so many seconds), and how often it asks.
+# names what it does before that (nothing; sleep for so many seconds; or hold the interpreter for so long, in C code
+# that sleeps or computes), and how often it asks. Its argument is where it finds how threads are scheduled.
 PROGRAM = """
-import sys, time
-from zpipeline.freeze import FreezeWatch
-watch = FreezeWatch()
+import ctypes, re, sys, time
+from zpipeline import freeze
+freeze.SCHEDSTAT = sys.argv[1]
+
+def compute(seconds):
+    size, took = 16, 0
+    while took < seconds:
+        began = time.monotonic()
+        re.match(r"(a|a)*b", "a" * size)
+        size, took = size + 1, time.monotonic() - began
+
+watch = freeze.FreezeWatch()
 print("ready", flush=True)
 for line in sys.stdin:
     do, seconds, times = line.split()
     if do == "sleep":
         time.sleep(float(seconds))
+    elif do == "hold":
+        ctypes.PyDLL(None).usleep(int(float(seconds) * 1e6))
+    elif do == "compute":
+        compute(float(seconds))
     print(sum(watch.has_thawed() for _ in range(int(times))), flush=True)
 """
 
 
-class ProcessTests(unittest.TestCase):
+class ProcessCase(unittest.TestCase):
+    """A process that watches itself.
+
+    :cvar schedstat: where the process looks for that.
+    """
+
     timeout = 120
+    schedstat = freeze.SCHEDSTAT
 
     def setUp(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", PROGRAM, self.schedstat],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -51,9 +71,16 @@ class ProcessTests(unittest.TestCase):
 
     def ask(self, do: str, seconds: float, times: int) -> int:
         """How often it answers that it has thawed, asked so many times in a row."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        self.tell(do, seconds, times)
+        return self.answer()
+
+    def tell(self, do: str, seconds: float, times: int) -> None:
+        assert self.process.stdin is not None
         self.process.stdin.write(f"{do} {seconds} {times}\n")
         self.process.stdin.flush()
+
+    def answer(self) -> int:
+        assert self.process.stdout is not None
         return int(self.process.stdout.readline())
 
     def freeze(self, seconds: float) -> None:
@@ -61,6 +88,8 @@ class ProcessTests(unittest.TestCase):
         time.sleep(seconds)
         self.process.send_signal(signal.SIGCONT)
 
+
+class FreezeTests(ProcessCase):
     async def test_a_process_that_was_stopped_has_thawed_exactly_once(self) -> None:
         await deferToThread(self.freeze, GAP + TICK + 0.5)
         self.assertEqual(self.ask("nothing", 0, 100_000), 1, "asked at once, again and again")
@@ -70,6 +99,46 @@ class ProcessTests(unittest.TestCase):
 
     async def test_a_main_thread_that_blocks_is_no_freeze(self) -> None:
         self.assertEqual(self.ask("sleep", 2 * GAP, 10), 0)
+
+
+class HoldTests(ProcessCase):
+    """C code that holds the interpreter."""
+
+    async def test_c_code_that_computes_is_no_freeze(self) -> None:
+        for _ in range(2):
+            self.assertEqual(self.ask("compute", 2 * GAP, 10), 0)
+        self.assertEqual(self.ask("sleep", 3 * TICK, 10), 0)
+
+    async def test_c_code_that_sleeps_is_no_freeze(self) -> None:
+        for _ in range(2):
+            self.assertEqual(self.ask("hold", 2 * GAP, 10), 0)
+        self.assertEqual(self.ask("sleep", 3 * TICK, 10), 0)
+
+    async def test_a_process_that_is_stopped_meanwhile_has_thawed(self) -> None:
+        self.tell("hold", 4 * GAP, 10)
+        await deferToThread(time.sleep, GAP)
+        await deferToThread(self.freeze, 4 * GAP)
+        self.assertEqual(self.answer(), 1)
+
+    async def test_a_long_hold_is_no_freeze(self) -> None:
+        """It does not add up how late each of the many waits was over."""
+        self.assertEqual(self.ask("hold", 15 * GAP, 10), 0)
+
+
+class UnscheduledTests(FreezeTests):
+    """Where the system has no such count."""
+
+    schedstat = "/nowhere/{thread}"
+
+
+class UncountedTests(FreezeTests):
+    """Where the system has been told to count nothing."""
+
+    def setUp(self) -> None:
+        path = Path(self.mktemp())
+        path.write_text("0 0 0\n")
+        self.schedstat = str(path.resolve())
+        super().setUp()
 
 
 class StopTests(unittest.TestCase):

@@ -98,26 +98,80 @@ class FindingTests(unittest.TestCase):
         for name in ("znothing", "znothing.at.all", "zphotos.more"):
             self.says(f"{name}:resize", f"there is no module {name!r} {where}")
 
-    def test_a_module_whose_own_imports_fail_is_said(self) -> None:
-        self.write("zneedy", "import zmissing")
-        self.says("zneedy:run", "importing 'zneedy' fails: No module named 'zmissing'")
+    def test_a_module_whose_own_imports_fail_is_said_with_the_line_that_imports(self) -> None:
+        self.write("zneedy", "\nimport zmissing")
+        self.says(
+            "zneedy:run", "importing 'zneedy' fails: zneedy.py:2: ModuleNotFoundError: No module named 'zmissing'"
+        )
+        self.write("zneedier", "from zphotos import nothing")
+        error = self.assertRaises(HandlerError, find_handler, "zneedier:run")
+        self.assertIn("fails: zneedier.py:1: ImportError: cannot import name 'nothing' from 'zphotos'", str(error))
 
-    def test_a_module_that_raises_is_said(self) -> None:
-        self.write("zbroken", "1 / 0")
-        self.says("zbroken:run", "importing 'zbroken' fails: ZeroDivisionError: division by zero")
+    def test_a_module_that_raises_is_said_with_the_line(self) -> None:
+        self.write("zbroken", "\n\n1 / 0")
+        self.says("zbroken:run", "importing 'zbroken' fails: zbroken.py:3: ZeroDivisionError: division by zero")
 
-    def test_a_module_that_is_no_python_is_said(self) -> None:
-        self.write("zsyntax", "def (")
-        error = self.assertRaises(HandlerError, find_handler, "zsyntax:run")
-        self.assertIn("importing 'zsyntax' fails: SyntaxError: ", str(error))
+    def test_the_line_is_the_innermost_of_ones_own_code(self) -> None:
+        self.write("zouter", "import zinner")
+        self.write("zinner", "def inner():\n    1 / 0\n\ninner()")
+        self.says("zouter:run", "importing 'zouter' fails: zinner.py:2: ZeroDivisionError: division by zero")
+
+    def test_what_python_or_a_library_raises_is_said_with_the_line_that_called_it(self) -> None:
+        self.write("zjson", "import json\n\njson.loads('{')")
+        error = self.assertRaises(HandlerError, find_handler, "zjson:run")
+        self.assertIn("importing 'zjson' fails: zjson.py:3: JSONDecodeError: ", str(error))
+        self.write("site-packages.zlibrary", "1 / 0")
+        self.write("zcaller", "import sys\nsys.path.append('site-packages')\nimport zlibrary")
+        self.says("zcaller:run", "importing 'zcaller' fails: zcaller.py:3: ZeroDivisionError: division by zero")
+        path = self.directory / "site-packages"
+        sys.path.append(str(path))
+        self.write("site-packages.zinstalled", "1 / 0")
+        self.says(
+            "zinstalled:run",
+            "importing 'zinstalled' fails: site-packages/zinstalled.py:1: ZeroDivisionError: division by zero",
+        )
+
+    def test_code_elsewhere_is_said_by_its_whole_path(self) -> None:
+        elsewhere = self.directory.parent / "elsewhere"
+        elsewhere.mkdir(exist_ok=True)
+        (elsewhere / "zfar.py").write_text("1 / 0")
+        sys.path.append(str(elsewhere))
+        self.says("zfar:run", f"importing 'zfar' fails: {elsewhere}/zfar.py:1: ZeroDivisionError: division by zero")
+
+    def test_a_module_that_is_no_python_is_said_with_its_own_line(self) -> None:
+        self.write("zsyntax", "import json\n\ndef (")
+        self.write("zimports", "import zsyntax")
+        for name in ("zsyntax", "zimports"):
+            error = self.assertRaises(HandlerError, find_handler, f"{name}:run")
+            self.assertIn(f"importing '{name}' fails: zsyntax.py:3: SyntaxError: invalid syntax", str(error))
+        self.write("zindent", "if 1:\npass")
+        error = self.assertRaises(HandlerError, find_handler, "zindent:run")
+        self.assertIn("importing 'zindent' fails: zindent.py:2: IndentationError: expected an indented", str(error))
+
+    def test_text_that_is_no_python_is_said_with_the_line_that_compiles_it(self) -> None:
+        self.write("zcompiles", "\neval('1 +')")
+        error = self.assertRaises(HandlerError, find_handler, "zcompiles:run")
+        self.assertIn("importing 'zcompiles' fails: zcompiles.py:2: SyntaxError: ", str(error))
 
     def test_a_script_that_exits_is_said(self) -> None:
         self.write("zscript", "import sys; sys.exit(3)")
-        self.says("zscript:run", "importing 'zscript' fails: SystemExit: 3")
+        self.says("zscript:run", "importing 'zscript' fails: zscript.py:1: SystemExit: 3")
+
+    def test_an_error_that_is_long_or_cannot_be_said_is_one_line_nevertheless(self) -> None:
+        self.write("zlong", "raise ValueError('x\\n' * 100_000)")
+        self.says("zlong:run", f"importing 'zlong' fails: zlong.py:1: ValueError: {'x ' * 250}...")
+        self.write("zmute", "class Mute(Exception):\n    def __str__(self):\n        1 / 0\n\nraise Mute")
+        error = self.assertRaises(HandlerError, find_handler, "zmute:run")
+        self.assertIn("importing 'zmute' fails: zmute.py:5: Mute: ", str(error))
 
     def test_a_relative_name_is_said(self) -> None:
         error = self.assertRaises(HandlerError, find_handler, ".zphotos:run")
-        self.assertIn("importing '.zphotos' fails: ", str(error))
+        self.assertIn("importing '.zphotos' fails: TypeError: ", str(error))
+
+    def test_a_module_that_fails_when_it_is_asked_for_a_name_is_said_with_the_line(self) -> None:
+        self.write("zlazy", "def __getattr__(name):\n    import zmissing")
+        why = "zlazy.py:2: ModuleNotFoundError: No module named 'zmissing'"
+        self.says("zlazy:run", f"looking for 'run' in 'zlazy' fails: {why}")
 
     def test_a_name_that_is_not_in_the_module_is_said_with_what_may_be_meant(self) -> None:
         self.says("zphotos:resise", "'zphotos' has no 'resise'; is it 'resize'?")

@@ -249,6 +249,12 @@ class TablesTests(SynchronousTestCase):
                 ],
             )
 
+    def test_handlers_that_differ_are_said_with_their_workers(self) -> None:
+        workers = [worker(0), worker(1, handler="zpipeline.handlers:log"), lost(2) | {"handler": "photos:crop"}]
+        line = "handlers differ: photos:resize at 127.0.0.1:4444; zpipeline.handlers:log at 127.0.0.1:4445"
+        self.assertIn(line, self.lines(workers, 160))
+        self.assertNotIn("handlers differ", "".join(self.lines([worker(0), worker(1)], 160)))
+
     def test_refusals_are_said_by_reason(self) -> None:
         lines = self.lines([worker(0)], 80, refused={"full": 1200, "draining": 0, "too_large": 3})
         self.assertIn("refused so far: 1,200 full, 3 too_large", lines)

@@ -10,14 +10,14 @@ from attrs import asdict
 from twisted.internet import reactor
 from twisted.internet.task import Clock
 
-from tests.peers import until
+from tests.peers import HandWorker, until
 from tests.pipeline_kit import JournalCase, MemoryCase, PipelineCase, free_address
 from zpipeline import Pipeline, Stats, WorkerStatus, dispatch, protocol
 from zpipeline.errors import Draining, Full, KeyReused, TooLarge
 from zpipeline.histogram import Timings
 from zpipeline.pipeline import jobs
 from zpipeline.pipeline.observing import Observer
-from zpipeline.protocol import Bye, Done, Returned, State
+from zpipeline.protocol import Bye, Done, Hello, Ready, Returned, State
 from zpipeline.stats import Redeliveries
 from zpipeline.testing.clock import TimesOf
 from zpipeline.times import SteadyTimes
@@ -244,6 +244,21 @@ class WorkerTests(MemoryCase):
         status = worker_of(pipeline)
         self.assertEqual((status.state, status.why, status.window), ("ready", None, 7))
         self.assertEqual((status.host, status.pid, status.version, status.handler), ("here", 1, "0", "by hand"))
+
+    async def test_handlers_that_differ_are_warned_of_once_with_their_workers(self) -> None:
+        workers = [HandWorker(self.context) for _ in range(2)]
+        pipeline = self.start(*(worker.address for worker in workers))
+        first, second = workers
+        await first.takes_part()
+        hello = await second.gets(Hello)
+        second.say(Ready(hello.session, 9, 1, "here", 2, "another\x1b", "0"), hello.sink)
+        told = "ready workers have different handlers, and each job goes to any of them: "
+        await until(lambda: self.log_lines(told))
+        ticks: list[bool] = []
+        pipeline.watch(ticks.append)
+        await until(lambda: len(ticks) >= 2)
+        places = [worker.address.removeprefix("tcp://") for worker in workers]
+        self.assertEqual(self.log_lines(told), [f"{told}by hand at {places[0]}; another\\x1b at {places[1]}"])
 
     async def test_one_that_says_bye_is_leaving_until_it_is_gone(self) -> None:
         pipeline, worker, session = await self.pair()

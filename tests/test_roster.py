@@ -9,7 +9,7 @@ from zpipeline.entry import Session
 from zpipeline.histogram import Histogram, Timings
 from zpipeline.pipeline.roster import Roster
 from zpipeline.protocol import Ready
-from zpipeline.stats import WorkerLatency, WorkerStatus
+from zpipeline.stats import WorkerLatency, WorkerStatus, differing
 from zpipeline.window import Window
 
 A, B = "tcp://a:1", "tcp://b:1"
@@ -126,3 +126,39 @@ class RosterTests(SynchronousTestCase):
         self.assertRaises(ValueError, worker.measured, measured(0.2))
         self.assertEqual(worker.timings, measured(0.2, 0.2))
         self.assertEqual(worker.measured(measured(0.2, 0.2)).run.total, 0)
+
+    def test_handlers_that_differ_are_told_once_for_each_change(self) -> None:
+        roster = Roster([A, B], 1.0)
+
+        def comes(address: str, handler: str) -> str | None:
+            roster[address].is_ready(evolve(READY, handler=handler), 2.0)
+            return roster.new_difference()
+
+        self.assertIsNone(comes(A, "photos:resize"))
+        self.assertEqual(comes(B, "photos:crop"), "photos:resize at a:1; photos:crop at b:1")
+        self.assertIsNone(roster.new_difference())
+        roster[B].is_lost(3.0)
+        self.assertIsNone(roster.new_difference())
+        self.assertIsNone(comes(B, "photos:crop"), "it is back as it was")
+        self.assertIsNone(comes(B, "photos:resize"), "it has been mended")
+        self.assertEqual(comes(B, "photos:crop"), "photos:resize at a:1; photos:crop at b:1")
+
+    def test_the_handler_of_a_worker_that_is_not_ready_differs_from_none(self) -> None:
+        roster = Roster([A, B], 1.0)
+        roster[A].is_ready(READY, 2.0)
+        roster[A].leaves(3.0)
+        roster[B].is_ready(evolve(READY, handler="photos:crop"), 4.0)
+        self.assertIsNone(roster.new_difference())
+
+    def test_a_plain_socket_has_no_handler_that_differs(self) -> None:
+        roster = Roster([A, B], 1.0)
+        roster[A].is_ready(READY, 2.0)
+        roster[B].is_ready(None, 2.0)
+        self.assertIsNone(roster.new_difference())
+
+
+class DifferingTests(SynchronousTestCase):
+    def test_of_many_some_are_named_and_the_rest_is_counted(self) -> None:
+        ready = [(f"tcp://a:{number}", f"h{min(number, 7)}") for number in range(12)]
+        self.assertEqual(differing(ready), "h0 at a:0; h1 at a:1; h2 at a:2; h3 at a:3; h4 at a:4; 3 more")
+        self.assertEqual(differing(ready[6:]), "h6 at a:6; h7 at a:7, a:8, a:9, 2 more")

@@ -415,10 +415,10 @@ class OneLineErrors(TapCase):
                 "already in use (choose another --metrics)",
                 "-n zpipe-worker --interface=nosuch0": "tcp://nosuch0:4444 cannot be bound: no such device (choose",
                 "-n zpipe-worker --handler=nowhere:f": f"no module 'nowhere' in {os.path.realpath(self.rig.folder)}",
-                "-n zpipe-worker --handler=absent:f": "importing 'absent' fails: No module named 'no_such_module'",
-                "-n zpipe-worker --handler=syntax:f": "importing 'syntax' fails: SyntaxError",
-                "-n zpipe-worker --handler=leaves:f": "importing 'leaves' fails: SystemExit: 3",
-                "-n zpipe-worker --handler=lines:f": "importing 'lines' fails: ValueError: two lines",
+                "-n zpipe-worker --handler=absent:f": "importing 'absent' fails: absent.py:1: ModuleNotFoundError: No",
+                "-n zpipe-worker --handler=syntax:f": "importing 'syntax' fails: syntax.py:1: SyntaxError",
+                "-n zpipe-worker --handler=leaves:f": "importing 'leaves' fails: leaves.py:1: SystemExit: 3",
+                "-n zpipe-worker --handler=lines:f": "importing 'lines' fails: lines.py:1: ValueError: two lines",
                 "-n zpipe-worker --handler=number:f": "'number:f' is not callable",
                 "zpipe-worker --handler=number:f": "'number:f' is not callable",
                 "-n zpipe-worker --port=x": "--port 'x' is not a whole number, from 1 to 65535",
@@ -703,7 +703,7 @@ class Zpipe(TapCase):
             picky_port = free_port()
             picky = self.zpipe("--handler=picky:discard", workers=1, first=picky_port)
             self.says_twice(zpipe, port, f"tcp://127.0.0.1:{port} cannot be bound: address already in use (choose")
-            self.says_twice(picky, picky_port, "importing 'picky' fails: OSError: no model here\n")
+            self.says_twice(picky, picky_port, "importing 'picky' fails: picky.py:3: OSError: no model here\n")
             self.assertEqual(post(zpipe.port, b"")[0], 202)
             self.assertEqual(ready_workers(zpipe), 0)
             for log in (zpipe.log, picky.log):
@@ -737,6 +737,29 @@ class Zpipe(TapCase):
 def _kill(pid: int) -> None:
     if not is_gone(pid):
         os.kill(pid, signal.SIGKILL)
+
+
+class WithoutHandler(TapCase):
+    """Nobody named a handler."""
+
+    SAID = "without --handler jobs are only logged, and count as done: name what runs them, --handler=MODULE:NAME"
+
+    def test_a_worker_says_so_once(self) -> None:
+        """And not if the handler that logs was asked for."""
+        command = [*TWISTD, "zpipe-worker"]
+        port, other = free_port(), free_port()
+        worker = self.rig.start("worker", [*command, f"--port={port}"], port)
+        silent = self.rig.start("worker", [*command, f"--port={other}", "--handler=zpipeline.handlers:log"], other)
+        for process in (worker, silent):
+            self.wait("it listens", lambda process=process: "handler zpipeline.handlers:log" in process.log)
+        self.assertEqual(worker.log.count(self.SAID), 1)
+        self.assertNotIn(self.SAID, silent.log)
+
+    def test_zpipe_says_so_once_and_its_workers_do_not(self) -> None:
+        """They were told what to run."""
+        zpipe = self.zpipe(workers=3)
+        self.rig.until_ready(zpipe, 3)
+        self.assertEqual(zpipe.log.count(self.SAID), 1)
 
 
 class Daemons(TapCase):

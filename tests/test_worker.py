@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from tests.faults.rig import free_port
 from tests.peers import ANY_PORT, LIMIT, Case, HandVentilator, a_while, turns, until
-from zpipeline import protocol, upstream
+from zpipeline import callers, protocol, upstream
 from zpipeline import worker as module
 from zpipeline.errors import UsageError
 from zpipeline.histogram import SECONDS, Timings
@@ -794,6 +794,55 @@ class FreezeTests(WorkerCase):
         await until(lambda: worker._upstreams)
         worker._upstreams[ventilator.number].give_up_session()
         await until(lambda: len(ventilator.have(Ready)) == 2)
+
+
+class CallerTests(WorkerCase):
+    """With a second for the minute."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(callers, "PATIENCE", 1.0)
+
+    def said(self) -> list[str]:
+        return self.log_lines("no web side has called")
+
+    async def test_that_nobody_calls_is_said_once_with_the_address(self) -> None:
+        worker = self.start()
+        await until(self.said)
+        await a_while(1.5)
+        (line,) = self.said()
+        self.assertIn(f"at {worker.address} for 1 seconds: does one run that has it as --worker", line)
+
+    async def test_a_web_side_that_has_called_is_there_until_it_goes(self) -> None:
+        worker = self.start()
+        ventilator = self.ventilator(worker)
+        await ventilator.opens(1, 11)
+        await a_while(1.5)
+        self.assertEqual(self.said(), [])
+        ventilator.close(11)
+        await until(self.said)
+
+    async def test_plain_messages_are_calls(self) -> None:
+        worker = self.start()
+        push = self.context.socket(zmq.PUSH)
+        push.connect(worker.address)
+        push.send(b"plain")
+        await self.runs(1)
+        await a_while(1.5)
+        self.assertEqual(self.said(), [])
+
+    async def test_a_worker_that_leaves_or_has_left_waits_for_nobody(self) -> None:
+        worker = self.start()
+        await worker.stopService()
+        other = self.start()
+        ventilator = self.ventilator(other)
+        await ventilator.opens(1, 11)
+        stopped = other.stopService()
+        await ventilator.gets(Bye)
+        ventilator.close(11)
+        await stopped
+        await a_while(1.5)
+        self.assertEqual(self.said(), [])
 
 
 class LeavingTests(WorkerCase):

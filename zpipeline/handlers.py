@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import sysconfig
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, TypeAlias
 
 from twisted.logger import Logger
+from twisted.python.reflect import safe_str
 
 from zpipeline.errors import HandlerError
 from zpipeline.job import Job
@@ -20,6 +24,13 @@ from zpipeline.text import printable
 #: (`zpipeline.Reject` and `zpipeline.RetryLater` say what is to follow); what it returns (bytes, text or what JSON can
 #: hold) is the job's result.
 Handler: TypeAlias = Callable[[Job], Any]
+
+#: Where code is that is not its user's: Python's own, and folders of what is installed.
+_PYTHON = Path(sysconfig.get_path("stdlib"))
+_INSTALLED = {"site-packages", "dist-packages"}
+
+#: In characters: what is told of an error's text.
+_LONGEST = 500
 
 _log = Logger()
 
@@ -57,9 +68,9 @@ def find_handler(name: str) -> Handler:
             raise HandlerError(
                 f"there is no module {module_name!r} in {os.getcwd()}, nor elsewhere on Python's path"
             ) from None
-        raise HandlerError(f"importing {module_name!r} fails: {error}") from None
+        raise HandlerError(f"importing {module_name!r} fails: {_told(error)}") from None
     except (Exception, SystemExit) as error:
-        raise HandlerError(f"importing {module_name!r} fails: {type(error).__name__}: {error}") from None
+        raise HandlerError(f"importing {module_name!r} fails: {_told(error)}") from None
     for part in path.split("."):
         try:
             found = getattr(found, part)
@@ -67,6 +78,8 @@ def find_handler(name: str) -> Handler:
             like = get_close_matches(part, dir(found), 1)
             hint = f"; is it {like[0]!r}?" if like else ""
             raise HandlerError(f"{module_name!r} has no {path!r}{hint}") from None
+        except (Exception, SystemExit) as error:  # modules may have a __getattr__ that imports
+            raise HandlerError(f"looking for {path!r} in {module_name!r} fails: {_told(error)}") from None
     if not callable(found):
         raise HandlerError(f"{name!r} is not callable, but a {type(found).__name__}")
     handler: Handler = found
@@ -107,6 +120,40 @@ def check_handler(handler: Handler, name: str, *, in_threads: bool) -> None:
 def _is(test: Callable[[object], bool], handler: Handler) -> bool:
     """Whether a handler, or what is called when it is, passes the test."""
     return test(handler) or test(type(handler).__call__)
+
+
+def _told(error: BaseException) -> str:
+    """What was raised, in one line, and where: in the user's code, else in what is installed."""
+    said = safe_str(error)
+    # without the frame of `find_handler`
+    frames = list(walk_tb(error.__traceback__ and error.__traceback__.tb_next))
+    places = [(frame.f_code.co_filename, line) for frame, line in frames]
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
+        said = error.msg
+        places = [(error.filename, error.lineno or 1)]
+    places = [place for place in places if not _is_pythons(place[0])]
+    its_own = [place for place in places if not _is_installed(place[0])]
+    where = ""
+    if places:
+        file, line = (its_own or places)[-1]
+        where = f"{_short(file)}:{line}: "
+    said = " ".join(said.split())
+    if len(said) > _LONGEST:
+        said = f"{said[:_LONGEST]}..."
+    return f"{where}{type(error).__name__}: {printable(said)}"
+
+
+def _is_pythons(file: str) -> bool:
+    return file.startswith("<") or (Path(file).is_relative_to(_PYTHON) and not _is_installed(file))
+
+
+def _is_installed(file: str) -> bool:
+    return not _INSTALLED.isdisjoint(Path(file).parts)
+
+
+def _short(file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _shown(body: bytes) -> str:

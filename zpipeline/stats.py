@@ -7,7 +7,7 @@ beginning of each of the last seconds (`Recent`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from attrs import define, field, frozen
@@ -222,6 +222,32 @@ class WorkerStatus:
     share: float
     rate: float
     latency: WorkerLatency
+
+
+#: How much is told of workers that differ: so many handlers, and of each so many addresses.
+_MOST_HANDLERS, _MOST_ADDRESSES = 5, 3
+
+
+def differing(ready: Iterable[tuple[str, str | None]]) -> str | None:
+    """How the handlers of ready workers differ: which workers have which. None when they do not.
+
+    Each job goes to any of them, so that they should be the same, save while they are replaced.
+
+    :param ready: of each of them, its address and its handler's name; None where that is not known.
+    """
+    addresses: dict[str, list[str]] = {}
+    for address, handler in ready:
+        if handler is not None:
+            addresses.setdefault(handler, []).append(address.removeprefix("tcp://"))
+    if len(addresses) < 2:
+        return None
+    groups = [f"{handler} at {_some(those, _MOST_ADDRESSES)}" for handler, those in addresses.items()]
+    return _some(groups, _MOST_HANDLERS, "; ")
+
+
+def _some(names: Sequence[str], most: int, between: str = ", ") -> str:
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return between.join([*names[:most], *more])
 
 
 @define

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zpipeline import protocol
 from zpipeline._version import __version__
 from zpipeline.addresses import WILDCARDS, make_address, parse_address
+from zpipeline.callers import CallerWatch
 from zpipeline.closing import Closing
 from zpipeline.errors import ProtocolError, UsageError
 from zpipeline.freeze import FreezeWatch
@@ -84,6 +85,7 @@ class Worker(Service):
         self._factory: Factory | None = None
         self._pull: Pull | None = None
         self._watch: FreezeWatch | None = None
+        self._callers = CallerWatch(reactor, lambda: self.address)
         self._bad_hosts: set[str | None] = set()
         self._stopping: Deferred[None] | None = None
         self._finished: Deferred[None] | None = None
@@ -147,6 +149,7 @@ class Worker(Service):
         self._runner.start()
         self._watch = FreezeWatch()
         self._state_call.start(_STATE_INTERVAL, now=False)
+        self._callers.start()
         log.info("worker at {address}, handler {handler}", address=self.address, handler=self._name)
 
     def stopService(self) -> Deferred[None]:
@@ -163,6 +166,7 @@ class Worker(Service):
     async def _stop(self) -> None:
         assert self._pull is not None and self._factory is not None
         closing = Closing()
+        self._callers.stop()
         self._finished = Deferred()
         for upstream in list(self._upstreams.values()):
             await closing.close("the session of a ventilator", upstream.leave)
@@ -201,6 +205,7 @@ class Worker(Service):
 
     def _received(self, frames: list[bytes], peer: Callable[[], str | None]) -> None:
         if protocol.is_plain(frames):
+            self._callers.stop()
             self._runner.add([self._plain.job(frames)])
             return
         try:
@@ -216,6 +221,7 @@ class Worker(Service):
             self._has_broken_protocol(error, peer())
 
     def _hello(self, hello: protocol.Hello, peer: Callable[[], str | None]) -> None:
+        self._callers.stop()
         sink = _reachable(hello.sink, peer())
         self._give_up_after_freeze()  # now: the session that begins here is not one that was frozen
         upstream = self._upstreams.get(hello.ventilator)
@@ -279,6 +285,8 @@ class Worker(Service):
     def ended(self, upstream: Upstream) -> None:
         """That ventilator is gone."""
         del self._upstreams[upstream.ventilator]
+        if not self._upstreams and self._stopping is None:
+            self._callers.start()
         self._check_finished()
 
     # RunnerOwner

@@ -113,6 +113,16 @@ class Watching(BrowserCase):
         workers[2].signal(signal.SIGCONT)
         row.get_by_text("ready").wait_for(timeout=30_000)
 
+    def test_handlers_that_differ_are_said_until_they_do_not(self) -> None:
+        workers = [self.rig.worker(), self.rig.worker(handler="echo")]
+        web = self.rig.web([worker.port for worker in workers])
+        self.rig.until_ready(web, 2)
+        page = self.open(web)
+        said = page.locator("#workers-differ")
+        said.get_by_text("tests.faults.handlers:record (1 worker), tests.faults.handlers:echo (1 worker).").wait_for()
+        workers[1].end()
+        self.until(page, "they do not differ", lambda: not said.inner_text())
+
     def test_how_long_a_job_has_waited_is_told_and_what_a_lost_worker_held(self) -> None:
         web, [worker] = self.start(workers=1)
         page = self.open(web)

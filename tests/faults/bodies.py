@@ -3,6 +3,7 @@
 ``exit``, ``segfault``, ``killed``   the process dies: by `os._exit`, by a segmentation fault, by SIGKILL
 ``fail N``                           the first N attempts fail, whichever workers make them
 ``fail N later SECONDS``             the same; and each asks to be tried again after so long, in place of the backoff
+``hold SECONDS``                     C code holds the interpreter for so long
 a number                             the job takes that many seconds
 """
 
@@ -39,6 +40,8 @@ def act(record: str, job_id: str, body: str) -> None:
             ctypes.string_at(0)
         case ["killed"]:
             os.kill(os.getpid(), signal.SIGKILL)
+        case ["hold", seconds]:
+            ctypes.PyDLL(None).usleep(int(float(seconds) * 1e6))
         case ["fail", times, *later]:
             with Path(record).with_name(f"attempts-{job_id}").open("ab") as attempts:
                 attempts.write(b".")

@@ -154,3 +154,19 @@ class OnlyOurs(SynchronousTestCase):
             self.assertEqual(len(after), 49, "what stood behind it did not wait")
             self.assertEqual(sorted(len(rig.record(worker.port).begun) for worker in workers), [50, 50])
             self.assertNotIn("trying again", web.log.split("ready (", 2)[2])
+
+    def test_c_code_that_holds_the_interpreter_is_no_freeze(self) -> None:
+        """What runs beside it runs on, and nowhere else, though another worker has nothing to do."""
+        with Rig() as rig:
+            workers = [rig.worker(None, "--threads=2") for _ in range(2)]
+            web = rig.web([worker.port for worker in workers])
+            rig.until_ready(web, 2)
+            bodies = [b"6", b"6", b"hold 2.5", b"hold 2.5"]
+            load = Load(web.port, bodies).run(1)
+            rig.until("the holds are over", lambda: len(rig.ended()) == 2, seconds=30)
+            more = Load(web.port, NUMBERS[:2]).run(1)  # before it begins another job, a worker looks for a freeze
+            rig.until_all_ran([*load.accepted, *more.accepted])
+            begun = [line.body for line in rig.lines() if line.body is not None]
+            self.assertEqual(sorted(begun), sorted(body.decode() for body in [*bodies, *NUMBERS[:2]]))
+            for worker in workers:
+                self.assertNotIn("was stopped for a while", worker.log)

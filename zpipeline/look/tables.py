@@ -16,6 +16,7 @@ from rich.text import Text
 from zpipeline.look.client import Snapshot
 from zpipeline.look.figures import count, duration, latency, rate, share, short_count
 from zpipeline.look.verdict import Verdict
+from zpipeline.stats import differing
 from zpipeline.text import printable
 
 #: From so many characters on there is room for how long jobs wait, and for who a worker is.
@@ -62,6 +63,9 @@ def _head(url: str, snapshot: Snapshot, verdict: Verdict, trouble: Sequence[str]
     yield _line(Text(verdict.status, "bold green" if verdict.ready else "bold red"), url, about)
     for reason in verdict.reasons:
         yield _line(Text(printable(reason), "red"))
+    ready = ((worker["address"], worker["handler"]) for worker in snapshot.workers if worker["state"] == "ready")
+    if (difference := differing(ready)) is not None:
+        yield _line(Text(printable(f"handlers differ: {difference}"), "yellow"))
     refused = ", ".join(f"{count(number)} {reason}" for reason, number in stats["refused"].items() if number)
     if refused:
         yield _line(Text(printable(f"refused so far: {refused}"), "yellow"))

@@ -15,6 +15,7 @@ from zpipeline.dispatch import Dispatcher
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.roster import Roster
 from zpipeline.stats import JournalStats, Latency, Measures, Rates, Recent, Redeliveries, Refusals, Stats
+from zpipeline.text import printable
 from zpipeline.times import Times
 
 #: Called each second with whether the pipeline has ended: then for the last time.
@@ -76,6 +77,11 @@ class Observer:
         }
         self._recent.note(now, {name: tuple(numbers) for name, numbers in counts.items()})
         self.roster.tick(now)
+        if (difference := self.roster.new_difference()) is not None:
+            log.warn(
+                "ready workers have different handlers, and each job goes to any of them: {difference}",
+                difference=printable(difference),
+            )
         for watcher in list(self._watchers):
             _call(watcher, False)
 

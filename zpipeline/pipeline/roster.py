@@ -9,7 +9,7 @@ from attrs import define, field
 from zpipeline.entry import Session
 from zpipeline.histogram import Timings
 from zpipeline.protocol import Ready
-from zpipeline.stats import Recent, WorkerLatency, WorkerStatus
+from zpipeline.stats import Recent, WorkerLatency, WorkerStatus, differing
 
 _HAS_LEFT = "it was told to stop, and has left"
 
@@ -117,6 +117,7 @@ class Roster:
 
     def __init__(self, addresses: Iterable[str], at: float) -> None:
         self._workers = {address: Worker(address, at) for address in addresses}
+        self._handlers: dict[str, str] = {}  # of those that were ready, as far as `new_difference` has looked
 
     def __getitem__(self, address: str) -> Worker:
         return self._workers[address]
@@ -125,6 +126,16 @@ class Roster:
         """A second has begun."""
         for worker in self._workers.values():
             worker.tick(now)
+
+    def new_difference(self) -> str | None:
+        """How the handlers of ready workers differ (`zpipeline.stats.differing`); None when nothing of that is new.
+
+        A worker that comes back with the handler that it had is nothing new.
+        """
+        workers = self._workers.items()
+        ready = {address: it.ready.handler for address, it in workers if it.state == "ready" and it.ready is not None}
+        before, self._handlers = self._handlers, self._handlers | ready
+        return None if before == self._handlers else differing(ready.items())
 
     def statuses(self, now: Mapping[str, tuple[Session | None, str | None]]) -> list[WorkerStatus]:
         """All of them.

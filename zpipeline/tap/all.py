@@ -15,7 +15,7 @@ from zpipeline.tap.options import whole
 from zpipeline.tap.processes import Workers
 from zpipeline.tap.services import in_order
 from zpipeline.tap.web import WebOptions, is_clean, make_web, notifier, waits
-from zpipeline.tap.worker import HANDLER_PARAMETERS
+from zpipeline.tap.worker import HANDLER_PARAMETERS, handler_of
 
 
 class Options(WebOptions):
@@ -43,6 +43,7 @@ def makeService(options: Options) -> IService:
         options.refuse(
             f"{len(ports)} workers from port {ports[0]} on: ports end at 65535", "choose a lower --first-port"
         )
+    options["handler"] = handler_of(options)
     try:
         check_handler(find_handler(options["handler"]), options["handler"], in_threads=options["threads"] > 0)
     except UsageError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted.application.service import IService
+from twisted.logger import Logger
 
 from zpipeline.addresses import make_address
 from zpipeline.errors import UsageError
@@ -21,7 +22,12 @@ from zpipeline.worker import CONCURRENCY, DRAIN, Worker
 DEFAULT_HANDLER = "zpipeline.handlers:log"
 
 HANDLER_PARAMETERS = [
-    ["handler", None, DEFAULT_HANDLER, "What runs a job, as MODULE:NAME; the working directory is searched too."],
+    [
+        "handler",
+        None,
+        None,
+        f"What runs a job, as MODULE:NAME; the working directory is searched too. [default: {DEFAULT_HANDLER}]",
+    ],
     [
         "concurrency",
         None,
@@ -37,6 +43,16 @@ HANDLER_PARAMETERS = [
         whole("threads", 0, MAX_WINDOW),
     ],
 ]
+
+log = Logger()
+
+
+def handler_of(options: CommonOptions) -> str:
+    """The name of the handler. If none was named, what comes of that is said in the log."""
+    if options["handler"] is not None:
+        return str(options["handler"])
+    log.warn("without --handler jobs are only logged, and count as done: name what runs them, --handler=MODULE:NAME")
+    return DEFAULT_HANDLER
 
 
 class Options(CommonOptions):
@@ -68,15 +84,16 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     go_steadily(reactor)
+    handler = handler_of(options)
     try:
         worker = Worker(
             reactor,
-            find_handler(options["handler"]),
+            find_handler(handler),
             make_address(options["interface"], options["port"]),
             concurrency=options["concurrency"],
             threads=options["threads"],
             drain=options["drain"],
-            name=options["handler"],
+            name=handler,
         )
     except UsageError as error:
         options.refuse(error)
@@ -90,5 +107,5 @@ def makeService(options: Options) -> IService:
     if options["until-eof"]:
         leave_at_eof(reactor)
     waits = f"until the jobs that are here have run, for {options['drain']:g} seconds at most"
-    notify = Notifier(reactor, lambda: f"handler {options['handler']} at {worker.address}")
+    notify = Notifier(reactor, lambda: f"handler {handler} at {worker.address}")
     return in_order(reactor, waits, notify, *services)

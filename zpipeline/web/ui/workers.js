@@ -1,13 +1,16 @@
 // A row for each worker.
 
 import { at, keep, make, mark, show, showName, showPart } from "./dom.js";
-import { count, cutMiddle, iso, moment, NOTHING, percent, rate, short, span, took } from "./format.js";
+import { count, cutMiddle, iso, moment, NOTHING, percent, rate, several, short, span, took } from "./format.js";
 import { colour } from "./throughput.js";
 
 const TONES = { connecting: "unknown", ready: "good", leaving: "warn", lost: "bad" };
 
 /** So many characters of an address, a handler's name, a machine's and a version are shown. */
 const NAME = 48;
+
+/** So many handlers that differ are named. */
+const HANDLERS = 5;
 
 const FIGURES = [
   ["rate", "Jobs a second", (worker) => rate(worker.rate)],
@@ -22,8 +25,22 @@ const FIGURES = [
 
 /** Show the workers of a snapshot. */
 export function showWorkers({ stats, workers }) {
+  show(at("workers-differ"), differing(workers));
   keep(at("worker-rows"), workers, (worker) => worker.address, create, (row, worker, index) =>
     update(row, worker, index, stats.time));
+}
+
+/** What is to be said of ready workers that have not all the same handler: each job goes to any of them. */
+function differing(workers) {
+  const numbers = new Map();
+  for (const { state, handler } of workers) {
+    if (state === "ready" && handler != null) numbers.set(handler, (numbers.get(handler) ?? 0) + 1);
+  }
+  if (numbers.size < 2) return "";
+  const shown = [...numbers].slice(0, HANDLERS)
+    .map(([handler, number]) => `${cutMiddle(handler, NAME)} (${several(number, "worker", "workers")})`);
+  const more = numbers.size > HANDLERS ? [`${count(numbers.size - HANDLERS)} more`] : [];
+  return `Handlers differ, and each job goes to any of them: ${[...shown, ...more].join(", ")}.`;
 }
 
 function create(worker) {
