@@ -283,7 +283,7 @@ class NeverRunTests(unittest.TestCase):
 
     async def failure_of(self, handler: Any, **options: Any) -> str:
         """Why one job fails, beside others that do not."""
-        rig = Rig(real_reactor, lambda job: handler(job) if job.key[1] == 5 else b"good", **options)
+        rig = Rig(real_reactor, lambda job: handler(job) if job.key[1] == 5 else b"good", takes_back=False, **options)
         self.addCleanup(rig.runner.stop)
         rig.add(*range(10))
         await until(lambda: rig.runner.idle)
@@ -1196,7 +1196,7 @@ class BookkeepingTests(Case):
             await task.deferLater(real_reactor, 0.01)
 
         for handler, options in ((breaks, {}), (breaks, {"threads": 2}), (breaks_later, {"concurrency": 4})):
-            rig = Rig(real_reactor, handler, **options)
+            rig = Rig(real_reactor, handler, takes_back=False, **options)
             self.addCleanup(rig.runner.stop)
             rig.add(*range(12))
             await until(lambda rig=rig: rig.runner.idle)
