@@ -15,6 +15,7 @@ from zpipeline.tap.metrics import make_metrics_site
 from zpipeline.tap.notify import Notifier
 from zpipeline.tap.options import LOG_JSON, UNTIL_EOF, seconds, whole
 from zpipeline.tap.options import Options as CommonOptions
+from zpipeline.tap.output import Output
 from zpipeline.tap.services import Listener, in_order
 from zpipeline.window import MAX_WINDOW
 from zpipeline.worker import CONCURRENCY, DRAIN, Worker
@@ -108,4 +109,4 @@ def makeService(options: Options) -> IService:
         leave_at_eof(reactor)
     waits = f"until the jobs that are here have run, for {options['drain']:g} seconds at most"
     notify = Notifier(reactor, lambda: f"handler {handler} at {worker.address}")
-    return in_order(reactor, waits, notify, *services)
+    return in_order(reactor, waits, notify, Output(), *services)
