@@ -29,6 +29,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.load import Load, get, post
 from tests.faults.rig import ROOT, TWISTD, Process, Rig, free_port, ready_workers
+from tests.processes import is_gone, state_of
 from zpipeline import steady
 from zpipeline.errors import UsageError
 from zpipeline.journal import Journal
@@ -67,23 +68,6 @@ def taken_port() -> Iterator[int]:
         other.bind(("127.0.0.1", 0))
         other.listen()
         yield other.getsockname()[1]
-
-
-def is_gone(pid: int) -> bool:
-    """Whether that process has ended, though nobody may have asked for its status yet."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return state_of(pid) == "Z"
-
-
-def state_of(pid: int) -> str | None:
-    """What that process does, by the letter of Linux's proc(5); None where nothing tells."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 class OptionsOfEach(SynchronousTestCase):

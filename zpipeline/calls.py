@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.python.threadpool import ThreadPool
 
+from zpipeline import forks
 from zpipeline.handlers import Handler
 from zpipeline.job import Job
 
@@ -34,7 +35,11 @@ class InThread:
 
     def __call__(self) -> Any:
         self._thread = get_ident()
-        return self._handler(self._job)
+        try:
+            return self._handler(self._job)
+        finally:
+            if forks.in_child:
+                forks.leave(sys.exc_info()[1])
 
     def where(self) -> str:
         """Where it is."""

@@ -29,6 +29,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from zpipeline import forks
 from zpipeline.calls import DaemonPool, InThread, is_coroutine_function, nowhere, where
 from zpipeline.errors import ZpipelineError
 from zpipeline.handlers import Handler
@@ -247,9 +248,15 @@ class Runner:
                 else:
                     try:
                         result = self._handler(job)
-                    except BaseException:  # as of Deferreds and threads; asyncio's CancelledError is no Exception
+                    except (
+                        BaseException
+                    ) as error:  # as of Deferreds and threads; asyncio's CancelledError is no Exception
+                        if forks.in_child:
+                            forks.leave(error)
                         self._failed(job, Failure(), begun)
                     else:
+                        if forks.in_child:
+                            forks.leave()
                         if result is None or not self._is_to_come(job, result, begun):
                             done.append(job)
                             results.append(result)
@@ -283,6 +290,8 @@ class Runner:
         self._running[job.key] = attempt
         self._busy += 1
         outcome.addBoth(self._ended, attempt)
+        if forks.in_child:
+            forks.cannot_wait()
         if self._running.get(job.key) is not attempt:
             return
         if attempt.timeout is not None:
@@ -293,6 +302,8 @@ class Runner:
             self._owner.concurrency_changed()
 
     def _ended(self, outcome: Any, attempt: _Attempt) -> None:
+        if forks.in_child:
+            forks.leave(outcome.value if isinstance(outcome, Failure) else None)
         self._busy -= 1
         if attempt in self._overdue:
             self._overdue.remove(attempt)
