@@ -701,6 +701,27 @@ class Zpipe(TapCase):
         line = f"[worker {port}] cannot start, is tried again: zpipe-worker: {why}"
         self.wait("it has said twice why it cannot start", lambda: zpipe.log.count(line) >= 2)
 
+    def test_a_worker_for_which_the_system_has_no_process_is_tried_again(self) -> None:
+        """fork fails with EAGAIN, once."""
+        refuse_once = (
+            "import errno, os\n"
+            "from twisted.internet import reactor\n"
+            "spawn = reactor.spawnProcess\n"
+            "def refuse(*args, **kwargs):\n"
+            "    reactor.spawnProcess = spawn\n"
+            "    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))\n"
+            "reactor.spawnProcess = refuse\n"
+            "from twisted.scripts.twistd import run\n"
+            "run()\n"
+        )
+        zpipe = self.zpipe(workers=2, twistd=[sys.executable, "-c", refuse_once, "-n"])
+        self.rig.until_ready(zpipe, 2)
+        line = r"worker \d+ cannot be started, is tried again: resource temporarily unavailable\n"
+        self.assertEqual(len(re.findall(line, zpipe.log)), 1)
+        self.assertNotIn("Traceback", zpipe.log)
+        zpipe.signal(signal.SIGTERM)
+        self.ended_well(zpipe)
+
     def test_killed_it_takes_its_workers_with_it(self) -> None:
         """Those that are idle, those that are busy, and those that are frozen."""
         zpipe = self.zpipe(RECORD, workers=3)

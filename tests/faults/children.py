@@ -37,7 +37,19 @@ def sleeper(**options):
 def open_files():
     """What a child of a careless Popen has for descriptors, as the system shows them."""
     command = ["ls", "-l", "/proc/self/fd"]
-    return subprocess.run(command, close_fds=False, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, close_fds=False, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def orphan():
+    """A process that soon ends, and whose parent has ended before: its number."""
+    shell = ["sh", "-c", "sleep 0.5 >/dev/null & echo $!"]
+    return int(subprocess.run(shell, capture_output=True, check=True).stdout)
+
+
+def states():
+    """What the processes do that are there, by number: the letters of proc(5)."""
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    return {stat.split()[0]: stat.rpartition(")")[2].split()[0] for stat in stats}
 
 
 def fork(come_back):
@@ -80,6 +92,11 @@ def blocks():
     stay()
 
 
+def two_seconds():
+    tell("child", os.getpid())
+    time.sleep(2)
+
+
 def c_blocks():
     """As some driver of a database may: no handler of signals runs in a thread that waits for a lock of C."""
     tell("child", os.getpid())
@@ -99,6 +116,8 @@ WAYS = {
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ),
     "open files": open_files,
+    "orphan": orphan,
+    "states": states,
     "stay": forked_to_stay,
     "process fork": lambda: in_a_process("fork"),
     "process spawn": lambda: in_a_process("spawn"),
@@ -106,6 +125,8 @@ WAYS = {
     "pool spawn": lambda: in_a_pool("spawn"),
     "block": blocks,
     "block in C": c_blocks,
+    "two seconds": two_seconds,
+    "die": lambda: os._exit(3),
     "pid": os.getpid,
 }
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
+from unittest import SkipTest
 
 from tests.faults.case import RigCase
 from tests.faults.load import get, post, request
-from tests.faults.rig import TWISTD, Process, free_port
+from tests.faults.rig import ROOT, TWISTD, Process, free_port
 from tests.processes import is_gone
 
 HANDLERS = "tests.faults.children"
 
-#: Whose child has a parent that reaps nobody: pid 1 of a new container is the first of these, which runs the rest.
+HELD_UP = "leaving takes longer than 6 seconds: it is held up"
+UNDONE = "leaving with work undone"
+
+#: What is run by it is the first process of a container.
 CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
@@ -227,43 +235,45 @@ class Forked(ChildrenCase):
         for handler, options in (("handle", []), ("handle", ["--threads=2"])):
             worker = self.worker(f"--metrics={free_port()}", *options, handler=handler)
             files = self.run_job(self.web(worker), "open files")
-            opened = [target for fd, target in re.findall(r"(\d+) -> (.*)", str(files)) if int(fd) > 2]
+            assert isinstance(files, list)
+            found = re.findall(r"(\d+) -> (.*)", "\n".join(files))
+            opened = [target for fd, target in found if int(fd) > 2]
             self.assertRegex("\n".join(opened), r"\A/proc/\d+/fd\Z")
 
 
 class Leaving(ChildrenCase):
     """SIGTERM while handlers run that never end."""
 
-    def leaves(self, worker: Process, body: bytes, *, drain: float) -> None:
+    def leaves(self, worker: Process, body: bytes, why: str, *, drain: float = 1) -> None:
         """It has begun that job, and ends after --drain, with exit status 1 and a line that says why."""
         post(self.web(worker).port, body)
         self.child()
         began = time.monotonic()
         self.assertEqual(self.ends_within(worker, drain + 15), 1, worker.log)
         self.assertGreater(time.monotonic() - began, drain)
-        self.assertIn("with work undone", worker.log)
+        self.assertIn(why, worker.log)
 
     def test_one_that_blocks_the_reactor(self) -> None:
         """The log says where it was."""
         worker = self.worker("--drain=1")
-        self.leaves(worker, b"block", drain=1)
-        self.assertRegex(worker.log, r"it is held up[^$]*in stay\b")
+        self.leaves(worker, b"block", HELD_UP)
+        self.assertRegex(worker.log.split(HELD_UP)[1], r'children.py", line \d+, in stay\n')
 
     def test_one_that_waits_in_c_and_keeps_signals_from_being_handled(self) -> None:
         """A thread hears of them."""
-        self.leaves(self.worker("--drain=1"), b"block in C", drain=1)
+        self.leaves(self.worker("--drain=1"), b"block in C", HELD_UP)
 
     def test_one_in_a_thread(self) -> None:
         """--threads."""
-        self.leaves(self.worker("--drain=1", "--threads=2"), b"block", drain=1)
+        self.leaves(self.worker("--drain=1", "--threads=2"), b"block", UNDONE)
 
     def test_one_that_is_asynchronous(self) -> None:
         """It waits for what never comes."""
-        self.leaves(self.worker("--drain=1", handler="handle_async"), b"block", drain=1)
+        self.leaves(self.worker("--drain=1", handler="handle_async"), b"block", UNDONE)
 
     def test_a_thread_that_a_handler_left(self) -> None:
         """Python waits for such, for ever."""
-        self.leaves(self.worker("--drain=1", handler="handle_in_thread_left"), b"", drain=0)
+        self.leaves(self.worker("--drain=1", handler="handle_in_thread_left"), b"", HELD_UP)
 
     def test_zpipe_ends_in_time_with_a_worker_that_is_blocked(self) -> None:
         """What it ran is in the journal."""
@@ -272,3 +282,53 @@ class Leaving(ChildrenCase):
         self.child()
         self.assertEqual(self.ends_within(zpipe, 15), 0, zpipe.log)
         self.assertIn("1 jobs wait in the journal for the next start", zpipe.log)
+
+    def test_its_drain_counts_from_the_signal(self) -> None:
+        """Not from the end of the handler that blocked the reactor then: no second such handler gets as long again."""
+        worker = self.worker("--drain=3")
+        web = self.web(worker)
+        for _ in range(3):
+            post(web.port, b"two seconds")
+        self.child()
+        self.assertEqual(self.ends_within(worker, 15), 1, worker.log)
+        self.assertIn(UNDONE, worker.log)
+
+
+class FirstProcess(ChildrenCase):
+    """zpipe as the first process of a container, which is given all orphans."""
+
+    def test_what_handlers_leave_behind_is_reaped_and_its_own_workers_are_as_ever(self) -> None:
+        """None of them stays a zombie, and the end of a worker is told of."""
+        in_container()
+        self.rig.inside = CONTAINER
+        zpipe = self.zpipe()
+        orphan = self.run_job(zpipe, "orphan")
+        self.rig.until("it is reaped", lambda: str(orphan) not in self.states(zpipe), 20)
+        self.run_job(zpipe, "sleeper")
+        post(zpipe.port, b"die")
+        self.rig.until("it is told", lambda: "has ended (exit status 3), is started again" in zpipe.log, 20)
+        self.rig.until("no zombie is left", lambda: "Z" not in self.states(zpipe).values(), 30)
+        (self.told / "child").unlink()  # its number is one of the container's
+        first = Path(f"/proc/{zpipe.popen.pid}/task/{zpipe.popen.pid}/children").read_text()
+        os.kill(int(first), signal.SIGTERM)
+        self.assertEqual(zpipe.wait(15), 0, zpipe.log)
+
+    def states(self, zpipe: Process) -> dict[str, str]:
+        states = self.run_job(zpipe, "states")
+        assert isinstance(states, dict)
+        return states
+
+    def test_workers_end_with_zpipe_where_the_first_process_does_nothing(self) -> None:
+        """It neither reaps what it is given, nor is of another session, so that frozen workers would be hung up on."""
+        in_container()
+        first = [sys.executable, "-c", "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"]
+        trial = [sys.executable, "-m", "twisted.trial", f"--temp-directory={self.rig.folder / 'trial'}"]
+        name = "tests.test_tap.Zpipe.test_killed_it_takes_its_workers_with_it"
+        done = subprocess.run([*CONTAINER, *first, *trial, name], capture_output=True, text=True, cwd=ROOT)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+
+def in_container() -> None:
+    """:raises SkipTest: no namespaces can be made here."""
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run([*CONTAINER, "true"]).returncode:
+        raise SkipTest("a container takes Linux, root and unshare(1)")

@@ -20,6 +20,11 @@ GRACE = 5.0
 #: How many seconds later it ends though some other thread keeps Python from doing so.
 _LAST = 2.0
 
+_HELD_UP = (
+    "leaving takes longer than {seconds:g} seconds: it is held up, and the process ends. Its main thread was here (most "
+    "recent call last):\n{where}"
+)
+
 log = Logger()
 
 
@@ -74,13 +79,9 @@ class Deadline:
         try:
             frame = sys._current_frames().get(main_thread().ident or 0)
             where = "".join(traceback.format_stack(frame)) if frame is not None else ""
-            text = (
-                f"leaves with work undone, {self._seconds:g} seconds after it was asked to: it is held up. Where it is "
-                f"(most recent call last):\n{where}"
-            )
             if self._reactor.running:
-                log.error("{text}", text=text)
+                log.error(_HELD_UP, seconds=self._seconds, where=where)
             elif sys.__stderr__ is not None:  # there is no log any more
-                print(text, file=sys.__stderr__, flush=True)
+                print(_HELD_UP.format(seconds=self._seconds, where=where), file=sys.__stderr__, flush=True)
         finally:
             os._exit(1)
