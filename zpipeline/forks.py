@@ -60,8 +60,14 @@ class ForkGuard:
         reactor.doIteration = cannot_wait
         for call in reactor.getDelayedCalls():
             call.cancel()
-        users = [*reactor.getReaders(), *reactor.getWriters()]
-        _let_go({user.fileno() for user in users} | set(_tcp_sockets(self._addresses())))
+        theirs = {user.fileno() for user in (*reactor.getReaders(), *reactor.getWriters())} - {-1, 0, 1, 2}
+        os.close(max(theirs))  # now: there may be no other descriptor to be had, and what follows takes one
+        theirs.update(_tcp_sockets(self._addresses()))
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in theirs - {null}:
+            os.dup2(null, descriptor, inheritable=False)
+        if null not in theirs:
+            os.close(null)
 
 
 def leave(error: BaseException | None = None) -> NoReturn:
@@ -88,14 +94,6 @@ def leave(error: BaseException | None = None) -> NoReturn:
 def cannot_wait(*_: object) -> NoReturn:
     """End this child, which has come back to the reactor of its parent."""
     leave(RuntimeError("a child by os.fork has no reactor: let it end within the handler, without await"))
-
-
-def _let_go(descriptors: Iterable[int]) -> None:
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for descriptor in descriptors:
-        if descriptor > 2:  # else it is the console
-            os.dup2(null, descriptor, inheritable=False)
-    os.close(null)
 
 
 def _tcp_sockets(addresses: Iterable[str]) -> Iterator[int]:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -71,6 +72,20 @@ def forked_to_stay():
         stay()
 
 
+def forked_without_descriptors():
+    """As that one, and there was no descriptor to be had."""
+    opened = []
+    with suppress(OSError):
+        while True:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    child = os.fork()
+    for descriptor in opened:
+        os.close(descriptor)
+    if child == 0:
+        tell("child", os.getpid())
+        stay()
+
+
 def in_a_process(kind):
     """What a process of multiprocessing returns, and how one ends that is terminated at once."""
     with get_context(kind).Pool(2) as pool:
@@ -97,6 +112,15 @@ def two_seconds():
     time.sleep(2)
 
 
+def c_holds():
+    """Once it is asked to leave, nothing of Python runs any more."""
+    tell("child", os.getpid())
+    while not any(isinstance(thread, threading.Timer) for thread in threading.enumerate()):
+        time.sleep(0.05)
+    time.sleep(0.2)
+    ctypes.PyDLL(None).sleep(600)
+
+
 def c_blocks():
     """As some driver of a database may: no handler of signals runs in a thread that waits for a lock of C."""
     tell("child", os.getpid())
@@ -119,12 +143,14 @@ WAYS = {
     "orphan": orphan,
     "states": states,
     "stay": forked_to_stay,
+    "stay without descriptors": forked_without_descriptors,
     "process fork": lambda: in_a_process("fork"),
     "process spawn": lambda: in_a_process("spawn"),
     "pool fork": lambda: in_a_pool("fork"),
     "pool spawn": lambda: in_a_pool("spawn"),
     "block": blocks,
     "block in C": c_blocks,
+    "hold": c_holds,
     "two seconds": two_seconds,
     "die": lambda: os._exit(3),
     "pid": os.getpid,

@@ -190,25 +190,29 @@ class Forked(ChildrenCase):
         self.assertIn("a child by os.fork has no reactor", worker.log)
         self.assertEqual(self.run_job(web, "return"), 0)
 
-    def test_the_death_of_its_parent_shows_and_the_port_is_free(self) -> None:
-        """Of a worker by hand, whose child goes on."""
-        worker = self.worker("--metrics", metrics := free_port())
-        web = self.web(worker)
-        self.run_job(web, "stay")
-        child = self.child()
-        with socket.create_connection(("127.0.0.1", worker.port)) as connection:
-            connection.recv(1)  # the greeting: it is accepted
-            worker.signal(signal.SIGKILL)
-            worker.wait()
-            connection.settimeout(10)
-            while connection.recv(1024):
-                pass
-        for port in (worker.port, metrics):
-            with self.assertRaises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port))
-        self.assertFalse(is_gone(child))
-        self.rig.again(worker)
-        self.rig.until_ready(web, 1)
+    def test_the_death_of_its_parent_shows_and_the_ports_are_free(self) -> None:
+        """Of a worker by hand, whose child goes on; though it had no descriptor to spare."""
+        for body in ("stay", "stay without descriptors"):
+            metrics = free_port()
+            worker = self.worker(f"--metrics={metrics}")
+            web = self.web(worker)
+            with socket.create_connection(("127.0.0.1", worker.port)) as connection:
+                connection.recv(1)  # the greeting: it is accepted
+                self.run_job(web, body)
+                child = self.child()
+                worker.signal(signal.SIGKILL)
+                worker.wait()
+                connection.settimeout(10)
+                while connection.recv(1024):
+                    pass
+            for port in (worker.port, metrics):
+                with self.assertRaises(ConnectionRefusedError):
+                    socket.create_connection(("127.0.0.1", port))
+            self.assertFalse(is_gone(child))
+            self.rig.again(worker)
+            self.rig.until_ready(web, 1)
+            os.kill(child, signal.SIGKILL)
+            (self.told / "child").unlink()
 
     def test_it_ends_at_sigterm_and_its_parent_goes_on(self) -> None:
         """As any program does."""
@@ -262,6 +266,10 @@ class Leaving(ChildrenCase):
     def test_one_that_waits_in_c_and_keeps_signals_from_being_handled(self) -> None:
         """A thread hears of them."""
         self.leaves(self.worker("--drain=1"), b"block in C", HELD_UP)
+
+    def test_one_in_which_c_code_holds_the_interpreter(self) -> None:
+        """No thread of Python runs then, and the log has where each of them is."""
+        self.leaves(self.worker("--drain=1"), b"hold", "Timeout (0:00:08)!")
 
     def test_one_in_a_thread(self) -> None:
         """--threads."""

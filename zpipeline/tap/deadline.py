@@ -21,8 +21,8 @@ GRACE = 5.0
 _LAST = 2.0
 
 _HELD_UP = (
-    "leaving takes longer than {seconds:g} seconds: it is held up, and the process ends. Its main thread was here (most "
-    "recent call last):\n{where}"
+    "leaving takes longer than {seconds:g} seconds: it is held up, and the process ends. Its main thread was here "
+    "(most recent call last):\n{where}"
 )
 
 log = Logger()
