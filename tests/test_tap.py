@@ -29,6 +29,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.load import Load, get, post
 from tests.faults.rig import ROOT, TWISTD, Process, Rig, free_port, ready_workers
+from tests.processes import is_gone, state_of
 from zpipeline import steady
 from zpipeline.errors import UsageError
 from zpipeline.journal import Journal
@@ -67,23 +68,6 @@ def taken_port() -> Iterator[int]:
         other.bind(("127.0.0.1", 0))
         other.listen()
         yield other.getsockname()[1]
-
-
-def is_gone(pid: int) -> bool:
-    """Whether that process has ended, though nobody may have asked for its status yet."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return state_of(pid) == "Z"
-
-
-def state_of(pid: int) -> str | None:
-    """What that process does, by the letter of Linux's proc(5); None where nothing tells."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 class OptionsOfEach(SynchronousTestCase):
@@ -716,6 +700,27 @@ class Zpipe(TapCase):
     def says_twice(self, zpipe: Process, port: int, why: str) -> None:
         line = f"[worker {port}] cannot start, is tried again: zpipe-worker: {why}"
         self.wait("it has said twice why it cannot start", lambda: zpipe.log.count(line) >= 2)
+
+    def test_a_worker_for_which_the_system_has_no_process_is_tried_again(self) -> None:
+        """fork fails with EAGAIN, once."""
+        refuse_once = (
+            "import errno, os\n"
+            "from twisted.internet import reactor\n"
+            "spawn = reactor.spawnProcess\n"
+            "def refuse(*args, **kwargs):\n"
+            "    reactor.spawnProcess = spawn\n"
+            "    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))\n"
+            "reactor.spawnProcess = refuse\n"
+            "from twisted.scripts.twistd import run\n"
+            "run()\n"
+        )
+        zpipe = self.zpipe(workers=2, twistd=[sys.executable, "-c", refuse_once, "-n"])
+        self.rig.until_ready(zpipe, 2)
+        line = r"worker \d+ cannot be started, is tried again: resource temporarily unavailable\n"
+        self.assertEqual(len(re.findall(line, zpipe.log)), 1)
+        self.assertNotIn("Traceback", zpipe.log)
+        zpipe.signal(signal.SIGTERM)
+        self.ended_well(zpipe)
 
     def test_killed_it_takes_its_workers_with_it(self) -> None:
         """Those that are idle, those that are busy, and those that are frozen."""

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from zpipeline import forks
 from zpipeline.errors import ZpipelineError
 from zpipeline.handlers import Handler
 from zpipeline.job import Job
@@ -39,9 +40,14 @@ class InThread:
     def __call__(self) -> Any:
         self._thread = get_ident()
         try:
-            return _final(self._handler(self._job))
-        except BaseException:
+            result = _final(self._handler(self._job))
+        except BaseException as error:
+            if forks.in_child:
+                forks.leave(error)
             return caught()
+        if forks.in_child:
+            forks.leave()
+        return result
 
     def where(self) -> str:
         """Where it is."""

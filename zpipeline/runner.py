@@ -27,6 +27,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from zpipeline import forks
 from zpipeline.calls import DaemonPool, InThread, promised
 from zpipeline.handlers import Handler, is_coroutine_function
 from zpipeline.histogram import Timings
@@ -262,6 +263,8 @@ class Runner:
                             promise = promised(result)
                     except BaseException:  # as of Deferreds and threads; asyncio's CancelledError is no Exception
                         failure = caught()
+                    if forks.in_child:
+                        forks.leave(None if failure is None else failure.value)
                     job.key, job.delivery, job.attempt, job.accepted_at = facts  # whatever the handler has made of them
                     if failure is not None:
                         self._failed(job, failure, begun)
@@ -287,6 +290,8 @@ class Runner:
         self._running[job.key] = attempt
         self._busy += 1
         outcome.addBoth(self._ended, attempt)
+        if forks.in_child:
+            forks.cannot_wait()
         if self._running.get(job.key) is not attempt:
             return
         if attempt.timeout is not None:
@@ -297,6 +302,8 @@ class Runner:
             self._owner.concurrency_changed()
 
     def _ended(self, outcome: Any, attempt: _Attempt) -> None:
+        if forks.in_child:
+            forks.leave(outcome.value if isinstance(outcome, Failure) else None)
         self._busy -= 1
         if attempt in self._overdue:
             self._overdue.remove(attempt)

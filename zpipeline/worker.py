@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count, repeat
 from typing import Any
 
@@ -22,6 +22,7 @@ from zpipeline.addresses import WILDCARDS, make_address, parse_address
 from zpipeline.callers import CallerWatch
 from zpipeline.closing import Closing
 from zpipeline.errors import ProtocolError, UsageError
+from zpipeline.forks import ForkGuard
 from zpipeline.freeze import FreezeWatch
 from zpipeline.handlers import Handler, check_handler, name_of
 from zpipeline.histogram import Timings
@@ -72,6 +73,7 @@ class Worker(Service):
         if concurrency < 1 or threads < 0:
             raise UsageError("concurrency is 1 or more, threads 0 or more")
         check_handler(handler, name or name_of(handler), in_threads=threads > 0)
+        self._guard = ForkGuard(reactor, self._addresses)
         self._reactor = reactor = steady(reactor)
         self._address = address
         self._drain_seconds = drain
@@ -89,6 +91,9 @@ class Worker(Service):
         self._bad_hosts: set[str | None] = set()
         self._stopping: Deferred[None] | None = None
         self._finished: Deferred[None] | None = None
+        self._asked_at: float | None = None
+        #: After stopping: whether jobs were here still, or ventilators that had not been told what became of theirs.
+        self.left_undone = False
         #: Messages that broke the protocol, or came for a session that is over.
         self.dropped_messages = 0
 
@@ -143,14 +148,20 @@ class Worker(Service):
     def startService(self) -> None:
         """Listen, and take jobs."""
         super().startService()
-        self._stopping = None
+        self._stopping = self._asked_at = None
+        self.left_undone = False
         if self._pull is None:
             self.bind()
+        self._guard.start()
         self._runner.start()
         self._watch = FreezeWatch()
         self._state_call.start(_STATE_INTERVAL, now=False)
         self._callers.start()
         log.info("worker at {address}, handler {handler}", address=self.address, handler=self._name)
+
+    def asked_to_leave(self) -> None:
+        """From now on `drain` counts: `stopService` is called when a handler that blocks the reactor lets it."""
+        self._asked_at = time.monotonic()
 
     def stopService(self) -> Deferred[None]:
         """Leave: say so to the ventilators, run what is here, and end when they know, or after `drain` seconds.
@@ -170,7 +181,8 @@ class Worker(Service):
         self._finished = Deferred()
         for upstream in list(self._upstreams.values()):
             await closing.close("the session of a ventilator", upstream.leave)
-        timeout = self._reactor.callLater(self._drain_seconds, self._give_up_waiting)
+        waited = 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
+        timeout = self._reactor.callLater(max(0.0, self._drain_seconds - waited), self._give_up_waiting)
         # One look later: what plain peers have sent is read before it is said that there is nothing more.
         self._reactor.callLater(0, self._check_finished)
         await self._finished
@@ -186,12 +198,22 @@ class Worker(Service):
             await closing.close("the connection to a ventilator", upstream.close)
         factory, self._factory, self._pull = self._factory, None, None
         await closing.close("the sockets", factory.close)
+        self._guard.stop()
         closing.check()
 
     def _give_up_waiting(self) -> None:
         log.warn("leaving with work undone, {drain} seconds after it was asked to", drain=self._drain_seconds)
+        self.left_undone = True
         if self._finished is not None:
             self._finished.callback(None)
+
+    def _addresses(self) -> Iterator[str]:
+        """Where its ZeroMQ sockets listen, or are connected to."""
+        yield self.address
+        for connection in self._factory.connections if self._factory is not None else ():
+            for endpoint in connection.endpoints:
+                if endpoint.address.startswith("tcp:"):
+                    yield endpoint.address
 
     def _check_finished(self) -> None:
         if self._finished is None or self._finished.called or self._pull is None:

@@ -12,6 +12,7 @@ from zpipeline.handlers import check_handler, find_handler
 from zpipeline.tap.clock import go_steadily
 from zpipeline.tap.descriptors import soft_limit
 from zpipeline.tap.options import whole
+from zpipeline.tap.orphans import orphans_reaped
 from zpipeline.tap.processes import Workers
 from zpipeline.tap.services import in_order
 from zpipeline.tap.web import WebOptions, is_clean, make_web, notifier, waits
@@ -57,4 +58,8 @@ def makeService(options: Options) -> IService:
             port,
             *(f"--{name}={options[name]}" for name in ("handler", "concurrency", "threads", "drain")),
         )
-    return in_order(reactor, waits(options), notify, workers, pipeline, listener, is_clean=is_clean(pipeline))
+    services: list[IService] = [workers, pipeline, listener]
+    orphans = orphans_reaped()
+    if orphans is not None:
+        services.insert(0, orphans)
+    return in_order(reactor, waits(options), notify, *services, is_clean=is_clean(pipeline))

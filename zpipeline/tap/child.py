@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from typing import cast
 
@@ -12,6 +14,7 @@ from zope.interface import directlyProvides
 
 from zpipeline.tap import jsonlog
 from zpipeline.tap.descriptors import set_soft_limit
+from zpipeline.tap.eof import leave_at_eof
 
 #: Exit status of a worker that could not start, and has said why.
 REFUSED = os.EX_CONFIG
@@ -23,26 +26,34 @@ LOG_NAME = "ZPIPE_LOG_NAME"
 #: What it is told to log JSON by, as plugins are.
 LOG_JSON = "--log-json"
 
+#: See prctl(2).
+_PR_SET_PDEATHSIG = 1
+
 #: Who tells of starting and stopping: what is known already.
 _KNOWN = ("twisted.scripts.", "twisted.internet.base", "zpipeline.tap.services")
 
 
 def main(open_files: int) -> None:
-    """Run ``zpipe-worker`` with the options of the command line until who started it is gone.
+    """Run ``zpipe-worker`` with the options of the command line until who started it is gone, in a process group of its
+    own, which ends with it.
 
     :param open_files: how many file descriptors it may have. Else it may have as many as who started it.
     """
     set_soft_limit(open_files)
     # A process group of its own: signals that a terminal, or kill(1), sends to a whole group are for who started it
-    # to deal with, in order. And when that one is gone, the system hangs up on a group that is stopped.
+    # to deal with, in order.
     os.setpgid(0, 0)
+    _go_on_when_alone()
+    from twisted.internet import reactor
+
+    leave_at_eof(reactor, with_group=True)
     options = sys.argv[1:]
     make_observer = observer
     if LOG_JSON in options:  # which plugins take for themselves: this logger takes its place
         options.remove(LOG_JSON)
         make_observer = json_observer
     logger = f"--logger={__name__}.{make_observer.__name__}"
-    sys.argv = ["twistd", "--nodaemon", logger, "zpipe-worker", "--until-eof", *options]
+    sys.argv = ["twistd", "--nodaemon", logger, "zpipe-worker", *options]
     try:
         run()
     except SystemExit as end:
@@ -50,6 +61,15 @@ def main(open_files: int) -> None:
             raise
         Logger(observer=make_observer()).error("cannot start, is tried again: {why}", why=end.code)
         sys.exit(REFUSED)
+
+
+def _go_on_when_alone() -> None:
+    """Be continued, if it is stopped, when who started it is gone.
+
+    The system does that by itself only where who adopts it is of another session: in a container that need not be so.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def observer() -> ILogObserver:

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from zpipeline.errors import UsageError
 from zpipeline.tap.accepting import pause_when_failing
+from zpipeline.tap.deadline import Deadline
 from zpipeline.tap.notify import Notifier
 
 #: Signals within so many seconds of the first are one asking: timeout(1), for one, sends two.
@@ -49,14 +50,18 @@ class InOrder(MultiService):
     :param waits: for what stopping waits, for the log.
     :param notifier: is told when all have started, and when they are stopped.
     :param is_clean: asked when all have ended.
+    :param deadline: when the process ends if they have not.
     """
 
-    def __init__(self, reactor: Any, waits: str, notifier: Notifier, is_clean: Callable[[], bool]) -> None:
+    def __init__(
+        self, reactor: Any, waits: str, notifier: Notifier, is_clean: Callable[[], bool], deadline: Deadline | None
+    ) -> None:
         super().__init__()
         self._reactor = reactor
         self._waits = waits
         self._notifier = notifier
         self._is_clean = is_clean
+        self._deadline = deadline
         self._asked_at: float | None = None
 
     def startService(self) -> None:
@@ -89,6 +94,8 @@ class InOrder(MultiService):
         for number in (signal.SIGINT, signal.SIGTERM):
             if callable(signal.getsignal(number)):  # else it is ignored, or not for us
                 signal.signal(number, self._asked)
+        if self._deadline is not None:
+            self._deadline.watch()
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         """A signal has come. The reactor's own way would end the process by that signal, as if it had been killed."""
@@ -193,10 +200,15 @@ def _with_backlog(description: str) -> str:
 
 
 def in_order(
-    reactor: Any, waits: str, notifier: Notifier, *services: IService, is_clean: Callable[[], bool] = lambda: True
+    reactor: Any,
+    waits: str,
+    notifier: Notifier,
+    *services: IService,
+    is_clean: Callable[[], bool] = lambda: True,
+    deadline: Deadline | None = None,
 ) -> InOrder:
     """The services, to be started in this order. See `InOrder`."""
-    together = InOrder(reactor, waits, notifier, is_clean)
+    together = InOrder(reactor, waits, notifier, is_clean, deadline)
     for service in services:
         service.setServiceParent(together)
     return together

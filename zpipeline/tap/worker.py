@@ -10,6 +10,7 @@ from zpipeline.errors import UsageError
 from zpipeline.handlers import find_handler
 from zpipeline.metrics import Exposition, WorkerCollector
 from zpipeline.tap.clock import go_steadily
+from zpipeline.tap.deadline import GRACE, Deadline
 from zpipeline.tap.eof import leave_at_eof
 from zpipeline.tap.metrics import make_metrics_site
 from zpipeline.tap.notify import Notifier
@@ -109,4 +110,7 @@ def makeService(options: Options) -> IService:
         leave_at_eof(reactor)
     waits = f"until the jobs that are here have run, for {options['drain']:g} seconds at most"
     notify = Notifier(reactor, lambda: f"handler {handler} at {worker.address}")
-    return in_order(reactor, waits, notify, Output(), *services)
+    deadline = Deadline(reactor, options["drain"] + GRACE, worker.asked_to_leave)
+    return in_order(
+        reactor, waits, notify, Output(), *services, is_clean=lambda: not worker.left_undone, deadline=deadline
+    )
