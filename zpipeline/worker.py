@@ -307,7 +307,7 @@ class Worker(Service):
     def ended(self, upstream: Upstream) -> None:
         """That ventilator is gone."""
         del self._upstreams[upstream.ventilator]
-        if not self._upstreams and self._stopping is None:
+        if self.running and not self._upstreams:
             self._callers.start()
         self._check_finished()
 
