@@ -33,6 +33,14 @@ from zpipeline.times import Times
 _DRAIN_SINK_SECONDS = 0.25
 _PAST_SESSIONS = 10_000
 
+#: For how many seconds an overdue session may still report before it is lost. This process may have been stopped, and
+#: what was reported meanwhile is in the kernel: libzmq needs a moment to read it.
+_SECOND_LOOK = 1.0
+
+#: A look that comes so many seconds late says that this process was stopped again, or held up: there is another.
+_LATE = 0.5
+_MOST_LOOKS = 10
+
 #: After how many seconds there is another look at what is due, if nothing comes: the reactor's clock may have stood
 #: still, while the machine was suspended.
 _LONGEST_WAIT = 60.0
@@ -94,6 +102,7 @@ class Sessions:
         self._bad_hosts: set[str | None] = set()
         self._wakeup: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
+        self._second_look: IDelayedCall | None = None
         self._is_holding = False
 
     def workers(self) -> list[WorkerStatus]:
@@ -163,10 +172,10 @@ class Sessions:
     async def _stop(self) -> None:
         closing = Closing()
         links, self._links = self._links, []  # without any, nothing is scheduled
-        for call in (self._wakeup, self._deadline):
+        for call in (self._wakeup, self._deadline, self._second_look):
             if call is not None and call.active():
                 call.cancel()
-        self._wakeup = self._deadline = None
+        self._wakeup = self._deadline = self._second_look = None
         for link in links:
             await closing.close(f"the session with {link.address}", self._end_session, link)
             await closing.close(f"the connection to {link.address}", link.stop, LINGER_MS)
@@ -223,7 +232,9 @@ class Sessions:
 
     def _watch_time(self) -> None:
         """Be there when the dispatcher has something to do though nothing comes."""
-        wait = self._dispatcher.next_deadline(self._times.monotonic(), self._times.time())
+        wait = self._dispatcher.next_deadline(
+            self._times.monotonic(), self._times.time(), overdue=self._second_look is None
+        )
         call = self._deadline
         if wait is not None and wait > _LONGEST_WAIT:
             wait = _LONGEST_WAIT
@@ -235,10 +246,27 @@ class Sessions:
 
     def _time_has_come(self) -> None:
         self._deadline = None
+        if self._second_look is None and self._dispatcher.overdue(self._times.monotonic()):
+            self._look_again()
+        self._jobs.wake()
+
+    def _look_again(self, looks: int = _MOST_LOOKS) -> None:
+        """Judge those that are overdue once what they have reported is read, if it is here."""
+        self._second_look = self._reactor.callLater(_SECOND_LOOK, self._judge_overdue, looks - 1)
+
+    def _judge_overdue(self, looks_left: int) -> None:
+        assert self._second_look is not None and self._sink is not None
+        late = self._reactor.seconds() - self._second_look.getTime()
+        self._second_look = None
+        if late > _LATE and looks_left:
+            self._look_again(looks_left)
+            return
+        self._sink.drain(_DRAIN_SINK_SECONDS)
         for session in self._dispatcher.overdue(self._times.monotonic()):
-            link = self._open[session.number]
-            self._lose(link, Fate.OVERDUE)
-            link.give_up(f"has reported nothing for {self._dispatcher.policy.timeout} seconds and {GRACE:g} more")
+            link = self._open.get(session.number)
+            if link is not None:  # or it was lost by what was read when the one before it was lost
+                self._lose(link, Fate.OVERDUE)
+                link.give_up(f"has reported nothing for {self._dispatcher.policy.timeout} seconds and {GRACE:g} more")
         self._jobs.wake()
 
     # Sessions: LinkOwner
