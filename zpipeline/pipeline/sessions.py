@@ -20,10 +20,11 @@ from zpipeline.entry import Entry, Session
 from zpipeline.errors import ProtocolError, UsageError
 from zpipeline.histogram import Timings
 from zpipeline.inquest import Inquest
-from zpipeline.link import Link, State
+from zpipeline.link import DEADLINE, Link, State
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.observing import Observer
 from zpipeline.pipeline.sending import to_messages
+from zpipeline.pipeline.twins import Twins
 from zpipeline.sockets import HIGH_WATER_MARK, LINGER_MS, Factory, Pull
 from zpipeline.stats import WorkerStatus
 from zpipeline.text import printable
@@ -46,6 +47,8 @@ _MOST_LOOKS = 10
 _LONGEST_WAIT = 60.0
 
 _PLAIN_HIGH_WATER_MARK = 1000  # ZeroMQ's own default
+
+_GIVEN_UP = "the worker has given up the session"
 
 log = Logger()
 
@@ -96,6 +99,7 @@ class Sessions:
         self._open: dict[int, Link] = {}
         self._past: OrderedDict[int, None] = OrderedDict()  # sessions that were lost, for what comes late
         self._processes: dict[Link, _Process] = {}
+        self._twins = Twins(self._holds)
         self._inquests: dict[Link, tuple[int, Inquest]] = {}  # about the process of a lost session
         self._factory: Factory | None = None
         self._sink: Pull | None = None
@@ -139,10 +143,6 @@ class Sessions:
         assert self._factory is not None and self._sink is not None
         self._is_holding = False
         self._generation = max(self._generation, epoch << 32)
-        silence = (
-            f"connected, but its reports do not reach {self._sink.address}: is that address reachable from the "
-            "worker (see --sink)? For a plain PULL socket use --plain"
-        )
         for address in workers:
             link = Link(
                 self._reactor,
@@ -152,7 +152,6 @@ class Sessions:
                 # any PULL socket stops answering heartbeats at its own high-water mark
                 heartbeats=not self._plain,
                 high_water_mark=_PLAIN_HIGH_WATER_MARK if self._plain else HIGH_WATER_MARK,
-                silence=silence,
             )
             self._links.append(link)
             link.start()
@@ -181,6 +180,7 @@ class Sessions:
             await closing.close(f"the connection to {link.address}", link.stop, LINGER_MS)
         self._open.clear()
         self._processes.clear()
+        self._twins = Twins(self._holds)
         factory, self._factory, self._sink = self._factory, None, None
         if factory is not None:
             await closing.close("the sockets", factory.close)
@@ -283,10 +283,21 @@ class Sessions:
             self._takes_part(link, None, 1, self._times.monotonic(), "a plain PULL socket")
             self._jobs.wake()
             return
-        self._generation += 1
+        first = self._twins.in_place_of(link)
+        if first is None:
+            self._generation += 1
+            link.generation = self._generation
+            silence = (
+                f"connected, but its reports do not reach {self._sink.address}: is that address reachable from the "
+                f"worker (see --sink)? For a plain PULL socket use --plain (for {DEADLINE:.0f} seconds)"
+            )
+        else:
+            link.generation = first.generation
+            silence = _same_as(first)
+        link.silence = silence
         hello = protocol.Hello(
             self._jobs.ventilator,
-            self._generation,
+            link.generation,
             link.session,
             self._sink.address,
             self._window,
@@ -385,7 +396,7 @@ class Sessions:
                     self._ready(link, message)
             case protocol.Ready():
                 assert link is not None
-                link.give_up("the worker has given up the session")
+                link.give_up(_GIVEN_UP)
                 return
             case protocol.State() if session is not None:
                 assert link is not None
@@ -420,8 +431,19 @@ class Sessions:
         self._end_inquest(link, Fate.UNREACHABLE if is_same else Fate.DEAD)
         since = before.since if before is not None and is_same else now
         self._processes[link] = _Process(ready.incarnation, ready.handler, since)
+        first = self._twins.ready(link, ready.incarnation)
+        if first is not None:
+            if link.generation > first.generation:
+                first.give_up(_GIVEN_UP)  # for this one; it will say so, too
+            self._roster[link.address].has_left = False
+            link.give_up(_same_as(first))
+            return
         about = f"{ready.handler} on {ready.host}, process {ready.pid}, {ready.concurrency} at once"
         self._takes_part(link, ready, ready.concurrency, since, about)
+
+    def _holds(self, link: Link) -> bool:
+        """Whether it has a session, or only the one that its worker has given up: there will be another."""
+        return self._dispatcher.session(link.session) is not None or link.trouble == _GIVEN_UP
 
     def _takes_part(self, link: Link, ready: protocol.Ready | None, concurrency: int, since: float, about: str) -> None:
         link.meets_deadline()
@@ -434,3 +456,8 @@ class Sessions:
         if host not in self._bad_hosts and len(self._bad_hosts) < 1000:
             self._bad_hosts.add(host)
             log.warn("the sink drops a message from {host}: {error} (said once for each host)", host=host, error=error)
+
+
+def _same_as(first: Link) -> str:
+    """Why a link is not used."""
+    return f"leads to the same worker as {first.address}, which is used: leave one of the two out"
