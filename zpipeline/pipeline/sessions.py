@@ -25,7 +25,7 @@ from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.observing import Observer
 from zpipeline.pipeline.sending import to_messages
 from zpipeline.pipeline.twins import Twins
-from zpipeline.sockets import HIGH_WATER_MARK, LINGER_MS, Factory, Pull
+from zpipeline.sockets import DRAIN_MESSAGES, HIGH_WATER_MARK, LINGER_MS, Factory, Pull
 from zpipeline.stats import WorkerStatus
 from zpipeline.text import printable
 from zpipeline.times import Times
@@ -47,6 +47,10 @@ _MOST_LOOKS = 10
 _LONGEST_WAIT = 60.0
 
 _PLAIN_HIGH_WATER_MARK = 1000  # ZeroMQ's own default
+
+#: At the sink, of each worker. There are no heartbeats that this could hold up, and what a worker reports beyond it
+#: waits there: with results of a mebibyte a message (rule 8 of docs/protocol.rst) it is less than `MOST_UNREAD`.
+_SINK_HIGH_WATER_MARK = DRAIN_MESSAGES
 
 _GIVEN_UP = "the worker has given up the session"
 
@@ -129,7 +133,13 @@ class Sessions:
         """
         factory = Factory(self._reactor)
         try:
-            self._sink = Pull(factory, self._sink_address, self._received)
+            self._sink = Pull(
+                factory,
+                self._sink_address,
+                self._received,
+                self._has_broken_protocol,
+                high_water_mark=_SINK_HIGH_WATER_MARK,
+            )
         except UsageError as error:
             factory.close()
             raise UsageError(f"{error} (choose another --sink)") from None
