@@ -6,9 +6,9 @@ Nor does it count in bytes. So the connections are looked at from outside: what 
 tells by TCP_INFO), less what was read of it here, is in libzmq. A connection of which that is too much is shut down;
 libzmq finds it broken then, and lets go of what was not whole.
 
-A thread looks, as a handler may block the reactor while peers go on sending: whenever this process has become larger by
-some, and each `LONGEST` seconds, as it is to look at every descriptor. Where there is no such count (on other
-systems than Linux) nothing is bounded but frames and messages.
+A thread looks, as a handler may block the reactor while peers go on sending: whenever this process has become larger
+than it ever was, by `LARGER`, and each `LONGEST` seconds, since it looks at every descriptor. Where there is no such
+count (on other systems than Linux) nothing is bounded but frames and messages.
 
 What is counted is bytes on the wire. In memory a part takes 64 bytes at least, also one that is empty.
 """
@@ -19,9 +19,10 @@ import os
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fcntl import ioctl
+from resource import RUSAGE_SELF, getrusage
 from sys import platform
 from termios import FIONREAD
 from threading import Event, Thread
@@ -45,8 +46,8 @@ MOST_UNREAD_TOGETHER = 1 << 30
 #: Bytes of heartbeats that a connection may bring in a second: they are never read here.
 _HEARTBEATS = 64
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _INFO_SIZE = 136
+_WAITING = struct.Struct("=i")
 _BYTES_RECEIVED = struct.Struct("=128xQ")  # of struct tcp_info, since Linux 4.1
 
 
@@ -92,13 +93,12 @@ class Unread:
         self._stop.set()
 
     def _run(self) -> None:
-        size = _resident()
+        size = _most_memory()
         while not self._stop.wait(TICK):
-            now = _resident()
+            now = _most_memory()
             if now > size + LARGER or monotonic() > self._looked_at + LONGEST:
                 self.look()
                 size = now
-            size = min(size, now)
 
     def look(self) -> None:
         """Shut down what has sent too much."""
@@ -121,7 +121,11 @@ class Unread:
         unread = {}
         # before anything is found received: what is read meanwhile must not be taken for read twice
         read_by = self._read.copy()
-        for descriptor, inode, received in _connections_to(self._port):
+        for descriptor in _descriptors(before):
+            found = self._received(descriptor)
+            if found is None:
+                continue
+            inode, received = found
             read = read_by[descriptor]
             connection = before.get(descriptor)
             if connection is None or connection.inode != inode:
@@ -137,36 +141,44 @@ class Unread:
 
     def _cut(self, descriptor: int) -> str | None:
         """Shut that connection down: its peer's host; None when it is gone."""
-        with suppress(OSError), closing(socket.socket(fileno=os.dup(descriptor))) as same:
-            # what has that number may be another by now
-            if os.fstat(same.fileno()).st_ino == self._connections[descriptor].inode:
-                host: str = same.getpeername()[0]
-                same.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError), _borrowed(descriptor) as connection:
+            host: str = connection.getpeername()[0]
+            if os.fstat(descriptor).st_ino == self._connections[descriptor].inode:  # and not another by now
+                connection.shutdown(socket.SHUT_RDWR)
                 return host
         return None
 
+    def _received(self, descriptor: int) -> tuple[int, int] | None:
+        """The inode, and what was taken from the kernel, of a connection to the port; None of all else."""
+        with suppress(OSError, struct.error, IndexError, TypeError), _borrowed(descriptor) as connection:
+            if connection.getsockname()[1] == self._port:
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+                (waiting,) = _WAITING.unpack(ioctl(descriptor, FIONREAD, bytes(_WAITING.size)))
+                return os.fstat(descriptor).st_ino, _BYTES_RECEIVED.unpack(info)[0] - waiting
+        return None
 
-def _resident() -> int:
-    """Bytes of this process that are in memory."""
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * _PAGE
+
+def _most_memory() -> int:
+    """The most bytes of this process that were in memory. To be asked without a descriptor, which may not be had."""
+    return getrusage(RUSAGE_SELF).ru_maxrss << 10
 
 
-def _connections_to(port: int) -> Iterator[tuple[int, int, int]]:
-    """This process's TCP connections with that port at this end: descriptor, inode, and bytes that were taken of it."""
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        try:
-            same = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)  # what it is need not be found out
-        except OSError:
-            continue  # it is no socket, or gone
-        try:
-            if same.getsockname()[1] != port:
-                continue
-            info = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
-            waiting = struct.unpack("=i", ioctl(descriptor, FIONREAD, bytes(4)))[0]
-            yield descriptor, os.fstat(descriptor).st_ino, _BYTES_RECEIVED.unpack(info)[0] - waiting
-        except (OSError, struct.error, IndexError, TypeError):
-            continue  # it is none of TCP, or gone
-        finally:
-            same.detach()
+def _descriptors(known: Iterable[int]) -> list[int]:
+    """All that are open; those that are known where none is left to find out by, and none can come anew."""
+    try:
+        return list(map(int, os.listdir("/proc/self/fd")))
+    except OSError:
+        return list(known)
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """Another's socket.
+
+    :raises OSError: it is none.
+    """
+    same = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        yield same
+    finally:
+        same.detach()
