@@ -145,6 +145,7 @@ class TwinTests(PipelineCase):
     async def test_hello_to_a_twin_is_in_the_generation_of_the_session_that_there_is(self) -> None:
         """So that the worker ignores it. This one does not say READY again, as if that was on its way."""
         worker, same = self.by_hand(), self.by_hand()
+        same.incarnation = worker.incarnation
         pipeline = self.start(worker, same)
         session = await worker.takes_part()
         await until(lambda: pipeline.ready_workers == 1)

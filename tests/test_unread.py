@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
 import threading
 from typing import Any
@@ -116,6 +118,19 @@ class UnreadTests(TestCase):
         await recorder.until_heard("connected")
         await a_while(2.0)
         self.assertEqual(self.cut, [])
+
+    async def test_it_needs_no_descriptor_that_is_not_there_already(self) -> None:
+        bad = await self.peer()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            self.assertRaises(OSError, os.listdir, "/proc/self/fd")
+            await a_while(0.2)
+            with self.assertRaises(OSError):
+                await self.sends(bad, 4000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await until(lambda: self.cut, "it is told")
 
     async def test_a_socket_that_was_closed_is_not_looked_at(self) -> None:
         before = threading.active_count()

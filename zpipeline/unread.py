@@ -84,9 +84,11 @@ class Unread:
 
     def was_read(self, frames: Sequence[bytes], first: zmq.Frame) -> None:
         """Count a message."""
-        lengths = [len(frame) for frame in frames]
-        # ZMTP (RFC 37): a byte of flags, and one or eight for the length
-        self._read[first.get(zmq.SRCFD)] += sum(lengths) + sum([2 if length < 256 else 9 for length in lengths])
+        size = 0
+        for frame in frames:
+            length = len(frame)
+            size += length + (2 if length < 256 else 9)  # ZMTP (RFC 37): flags, and one or eight bytes for the length
+        self._read[first.get(zmq.SRCFD)] += size
 
     def stop(self) -> None:
         """End the thread."""
