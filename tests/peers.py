@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any, TypeVar
 
 import zmq
@@ -17,6 +18,8 @@ from zpipeline.job import encode_headers
 from zpipeline.protocol import Bye, Close, Done, Failed, Hello, Jobs, Ready, Returned, State
 
 M = TypeVar("M", Hello, Jobs, Close, Ready, Done, Failed, Returned, State, Bye)
+
+_incarnations = count(1, 1000)
 
 ANY_PORT = "tcp://127.0.0.1:*"
 LIMIT = 30.0  # seconds: a bound for failure, not what anything takes
@@ -204,7 +207,7 @@ class HandWorker(_Peer):
     def __init__(self, context: zmq.Context[Any], address: str = ANY_PORT) -> None:
         super().__init__(context, address)
         self._pushes: dict[str, zmq.Socket[Any]] = {}
-        self.incarnation = 1
+        self.incarnation = next(_incarnations)
 
     def _decode(self, frames: list[bytes]) -> Any:
         return protocol.decode_for_worker(frames)

@@ -620,7 +620,7 @@ def reasons_of(module: str) -> Iterator[str]:
         wanted: list[ast.AST] = []
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "give_up":
             wanted = list(node.args)
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"self._reached", "silence"}:
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"self._reached", "silence", "_GIVEN_UP"}:
             wanted = [node.value]
         for value in wanted:
             for constant in ast.walk(value):

@@ -1098,6 +1098,65 @@ class PlainTests(WorkerCase):
         self.assertEqual(self.bodies(), [b"%d" % n for n in range(count)])
 
 
+class PlainFloodTests(WorkerCase):
+    """Jobs of plain peers that come faster than they are run."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(module, "MOST_PLAIN_JOBS", 50)
+        self.patch(module, "MOST_PLAIN_BYTES", 10_000)
+
+    async def flood(self, count: int, size: int) -> tuple[Worker, Ventilator]:
+        """A worker that runs one job at a time, when it may, and whoever has sent it so many."""
+        worker = self.start(self.holds, concurrency=1)
+        ventilator = self.ventilator(worker)
+        for n in range(count):
+            ventilator.send([b"%d" % n, bytes(size), b"%d" % n])
+        await until(lambda: self.log_lines("jobs of plain peers"), "it is said")
+        await a_while(0.2)
+        return worker, ventilator
+
+    async def run_all(self, count: int) -> None:
+        for n in range(count):
+            await self.runs(n + 1)
+            self.held[b"%d" % n].callback(None)
+
+    async def test_no_more_are_taken_than_may_be_here_and_all_are_run(self) -> None:
+        worker, _ = await self.flood(300, 0)
+        self.assertEqual(worker.jobs_waiting + worker.jobs_running, 50)
+        await self.run_all(300)
+        self.assertEqual(self.bodies(), [b"%d" % n for n in range(300)])
+        self.assertEqual(len(self.log_lines("jobs of plain peers")), 1)
+
+    async def test_their_bytes_are_bounded_too(self) -> None:
+        worker, _ = await self.flood(30, 1000)
+        self.assertEqual(worker.jobs_waiting + worker.jobs_running, 10)
+        await self.run_all(30)
+
+    async def test_what_a_ventilator_says_meanwhile_waits_and_is_heard_then(self) -> None:
+        _, ventilator = await self.flood(60, 0)
+        ventilator.hello(1, 11)
+        await a_while(0.2)
+        self.assertEqual(ventilator.have(Ready), [])
+        await self.run_all(60)
+        await ventilator.gets(Ready)
+
+    async def test_those_that_fail_make_room_as_well(self) -> None:
+        await self.flood(120, 0)
+        for n in range(120):
+            await self.runs(n + 1)
+            self.held[b"%d" % n].errback(ValueError("no"))
+        self.assertEqual(len(self.bodies()), 120)
+
+    async def test_a_worker_that_was_stopped_with_too_many_takes_jobs_when_it_is_started_again(self) -> None:
+        worker, _ = await self.flood(100, 0)
+        await worker.stopService()
+        worker.startService()
+        ventilator = self.ventilator(worker)
+        ventilator.send([b"again"])
+        await until(lambda: b"again" in self.held or worker.jobs_waiting, "it is taken")
+
+
 class ArgumentTests(WorkerCase):
     def test_what_cannot_work_is_said(self) -> None:
         for options in ({"concurrency": 0}, {"threads": -1}):

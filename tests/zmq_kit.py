@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import zmq
@@ -125,6 +128,40 @@ class FakePull(Protocol):
     def cut(self) -> None:
         """Break the connection."""
         self.transport.abortConnection()
+
+
+class RawPush:
+    """A PUSH socket of bytes (ZMTP 3.0, mechanism NULL), connected: what libzmq keeps to itself, this one sends.
+
+    :param address: of a PULL socket.
+    """
+
+    READY = b"\x05READY" + b"\x0bSocket-Type" + b"\0\0\0\x04PUSH"
+
+    def __init__(self, address: str) -> None:
+        host, port = address.removeprefix("tcp://").split(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=40)
+        self.socket.sendall(FakePull.GREETING)
+        with self.socket.makefile("rb") as said:
+            said.read(64)  # its greeting
+            self.socket.sendall(bytes([4, len(self.READY)]) + self.READY)
+            said.read(said.read(2)[1])  # its READY
+
+    def part(self, body: bytes, *, is_last: bool = False) -> None:
+        """Send one frame, after which others of its message come."""
+        flags = (0 if is_last else 1) | (2 if len(body) > 255 else 0)
+        length = struct.pack("!Q" if len(body) > 255 else "!B", len(body))
+        self.socket.sendall(bytes([flags]) + length + body)
+
+    def until_cut(self) -> None:
+        """Wait until the other side has ended the connection."""
+        with suppress(ConnectionError):
+            while self.socket.recv(1000):
+                pass
+
+    def close(self) -> None:
+        """End it."""
+        self.socket.close()
 
 
 def plain_socket(kind: int, *, high_water_mark: int = 0) -> zmq.Socket[bytes]:

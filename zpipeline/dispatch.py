@@ -417,12 +417,15 @@ class Dispatcher:
         since = now - self.policy.timeout - GRACE
         return [s for s in self._sessions.values() if s.in_flight and s.progress_at <= since]
 
-    def next_deadline(self, now: float, at: float) -> float | None:
-        """In how many seconds there is something to do, if nothing comes; None for never."""
+    def next_deadline(self, now: float, at: float, *, overdue: bool = True) -> float | None:
+        """In how many seconds there is something to do, if nothing comes; None for never.
+
+        :param overdue: whether that a session becomes overdue is something to do.
+        """
         waits = []
         if self.retries.next_due is not None:
             waits.append(self.retries.next_due - at)
-        if self.policy.timeout is not None:
+        if overdue and self.policy.timeout is not None:
             longest = self.policy.timeout + GRACE
             waits += [s.progress_at + longest - now for s in self._sessions.values() if s.in_flight]
         return max(0.0, min(waits)) if waits else None

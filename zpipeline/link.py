@@ -62,6 +62,7 @@ class Link:
     :ivar high_water_mark: how many messages are queued here.
     :ivar silence: why a connection may be there and the deadline not met, for the log.
     :ivar session: the owner's: the number of the session on this connection.
+    :ivar generation: the owner's: of that session.
     :ivar trouble: why there is no connection that is of use; None where nothing is known to be wrong.
     :ivar peer: the address and port of the newest try, the host name resolved; None before the first.
     """
@@ -74,6 +75,7 @@ class Link:
     high_water_mark: int = HIGH_WATER_MARK
     silence: str = ""
     session: int = 0
+    generation: int = 0
     peer: tuple[str, str] | None = None
     state: State = State.STOPPED
     trouble: str | None = None
@@ -165,8 +167,8 @@ class Link:
         self.owner.link_opened(self)
 
     def _late(self) -> None:
-        reached = self.silence if self.state is State.CONNECTED else self.state.value
-        self.give_up(f"{reached} (for {DEADLINE:.0f} seconds)")
+        is_silent = self.state is State.CONNECTED
+        self.give_up(self.silence if is_silent else f"{self.state.value} (for {DEADLINE:.0f} seconds)")
 
     def _close(self, linger_ms: int) -> None:
         self._cancel()

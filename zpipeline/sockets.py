@@ -34,8 +34,10 @@ from twisted.logger import Logger
 from txzmq import ZmqConnection, ZmqEndpoint, ZmqEndpointType, ZmqFactory, ZmqPullConnection, ZmqPushConnection
 from zmq.utils.monitor import parse_monitor_message
 
+from zpipeline.addresses import parse_address
 from zpipeline.closing import Closing
-from zpipeline.errors import UsageError
+from zpipeline.errors import ProtocolError, UsageError
+from zpipeline.unread import Unread
 from zpipeline.window import MAX_WINDOW
 
 DRAIN_MESSAGES = 200
@@ -199,17 +201,29 @@ class _Bounded(ZmqConnection):  # type: ignore[misc]
 
 
 class Pull(_Bounded, ZmqPullConnection):  # type: ignore[misc]
-    """A bound PULL socket.
+    """A bound PULL socket. A peer of which too much is here that is not read is cut off (`zpipeline.unread`).
 
     :param address: where it is bound, ``tcp://HOST:PORT``; a port of ``*`` takes a free one.
     :param received: called with each message.
+    :param has_cut: called when a peer was cut off: with why, and its host.
+    :param high_water_mark: how many messages of each peer it holds.
     :raises UsageError: the address cannot be bound.
     """
 
     def __init__(
-        self, factory: Factory, address: str, received: Callable[[list[bytes], Callable[[], str | None]], None]
+        self,
+        factory: Factory,
+        address: str,
+        received: Receive,
+        has_cut: Callable[[ProtocolError, str], None] | None = None,
+        *,
+        high_water_mark: int = HIGH_WATER_MARK,
     ):
+        self.highWaterMark = high_water_mark
         self._received = received
+        self._has_cut = has_cut
+        self._is_held = False
+        self._unread: Unread | None = None
         try:
             super().__init__(factory)
             with self._whole():
@@ -220,14 +234,42 @@ class Pull(_Bounded, ZmqPullConnection):  # type: ignore[misc]
         except zmq.ZMQError as error:
             raise UsageError(f"{address} cannot be bound: {zmq.strerror(error.errno or 0).lower()}") from None
         self.address: str = self.socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        if self.address.startswith("tcp:"):
+            self._unread = Unread(int(parse_address(self.address, bound=True)[1]), self._cut)
 
     def messageReceived(self, frames: list[bytes], first: zmq.Frame) -> None:
         """Hand the message on."""
+        if self._unread is not None:
+            self._unread.was_read(frames, first)
         self._received(frames, lambda: _peer(first))
 
     def drain(self, seconds: float) -> None:
         """Read all that is there now, in one go, for as long as this many seconds."""
         self._drain(1_000_000, seconds)
+
+    def hold(self, is_held: bool) -> None:
+        """Read nothing, or go on reading."""
+        self._is_held = is_held
+        self._look_again()
+
+    def _read_one(self) -> bool:
+        return not self._is_held and super()._read_one()
+
+    def _has_work(self, events: int) -> bool:
+        return not self._is_held and super()._has_work(events)
+
+    def _cut(self, host: str, size: int) -> None:
+        """In the thread that has cut it off."""
+        if self._has_cut is None:
+            return
+        why = f"it is cut off: {size} bytes are here of it that cannot be read: a message without an end, or too many"
+        self.factory.reactor.callFromThread(self._has_cut, ProtocolError(why), host)
+
+    def shutdown(self) -> None:
+        """Close the socket, if there is one."""
+        if self._unread is not None:
+            self._unread.stop()
+        super().shutdown()
 
 
 class Push(_Bounded, ZmqPushConnection):  # type: ignore[misc]

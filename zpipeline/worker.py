@@ -41,6 +41,10 @@ _STATE_INTERVAL = 1.0
 _MAX_VENTILATORS = 256
 _DRAIN_PULL_SECONDS = 0.05
 
+#: Jobs of plain peers that may be here, and their bytes together: while there are more, nothing is read.
+MOST_PLAIN_JOBS = 10_000
+MOST_PLAIN_BYTES = 64 << 20
+
 log = Logger()
 
 
@@ -79,7 +83,8 @@ class Worker(Service):
         self._drain_seconds = drain
         self._name = name or name_of(handler)
         self._incarnation = secrets.randbits(64)
-        self._plain = _Plain(self._incarnation)
+        self._plain_keys = zip(repeat(self._incarnation), count(1))
+        self._plain: _Plain | None = None
         self._runner = Runner(reactor, handler, self, concurrency=concurrency, threads=threads)
         self._upstreams: dict[int, Upstream] = {}
         self._state_call = LoopingCall(self._say_state)
@@ -139,11 +144,12 @@ class Worker(Service):
         """
         factory = Factory(self._reactor)
         try:
-            self._pull = Pull(factory, self._address, self._received)
+            self._pull = Pull(factory, self._address, self._received, self._has_broken_protocol)
         except UsageError:
             factory.close()
             raise
         self._factory = factory
+        self._plain = _Plain(self._plain_keys, self._pull.hold)
 
     def startService(self) -> None:
         """Listen, and take jobs."""
@@ -228,6 +234,7 @@ class Worker(Service):
     def _received(self, frames: list[bytes], peer: Callable[[], str | None]) -> None:
         if protocol.is_plain(frames):
             self._callers.stop()
+            assert self._plain is not None
             self._runner.add([self._plain.job(frames)])
             return
         try:
@@ -344,28 +351,64 @@ class Worker(Service):
 
 
 class _Plain:
-    """Where jobs of plain ZeroMQ peers come from: nobody can be told what becomes of them."""
+    """Where jobs of plain ZeroMQ peers come from: nobody can be told what becomes of them.
+
+    :param keys: what their ids are made of.
+    :param hold: called with True when too many are here, and with False when half of them have ended: what comes is
+        left to libzmq meanwhile, which holds back who sends it.
+    """
 
     takes_back = False
 
-    def __init__(self, incarnation: int) -> None:
-        self._incarnation = incarnation
-        self._numbers = count(1)
+    def __init__(self, keys: Iterator[tuple[int, int]], hold: Callable[[bool], None]) -> None:
+        self._keys = keys
+        self._hold = hold
+        self._jobs = 0
+        self._bytes = 0
+        self._is_full = False
+        self._was_full = False
 
     def job(self, frames: list[bytes]) -> Job:
         """A job of these frames; its body is the last of them."""
+        self._jobs += 1
+        self._bytes += sum(map(len, frames))
+        if not self._is_full and self._is_over(MOST_PLAIN_JOBS, MOST_PLAIN_BYTES):
+            self._is_full = True
+            self._say()
+            self._hold(True)
         return Job(
-            (self._incarnation, next(self._numbers)),
+            next(self._keys),
             frames[-1],
             frames=tuple(frames),
             accepted_at=time.time(),
             delivery=Delivery(self, 0, time.monotonic()),
         )
 
+    def _is_over(self, jobs: int, size: int) -> bool:
+        return self._jobs >= jobs or self._bytes >= size
+
+    def _say(self) -> None:
+        if not self._was_full:
+            self._was_full = True
+            log.warn(
+                "{jobs} jobs of plain peers, {size} bytes, wait here: nothing is read until half of them have run, "
+                "what ventilators send neither (said once)",
+                jobs=self._jobs,
+                size=self._bytes,
+            )
+
+    def _have_ended(self, jobs: list[Job]) -> None:
+        self._jobs -= len(jobs)
+        self._bytes -= sum([len(frame) for job in jobs for frame in job.frames])
+        if self._is_full and not self._is_over(MOST_PLAIN_JOBS // 2, MOST_PLAIN_BYTES // 2):
+            self._is_full = False
+            self._hold(False)
+
     def done(self, jobs: list[Job], results: list[Any]) -> None:
-        pass
+        self._have_ended(jobs)
 
     def failed(self, job: Job, failure: Failure) -> None:
+        self._have_ended([job])
         where = printable_lines(failure.getTraceback())
         log.error("plain job {id} failed:\n{traceback}", id=job.id, traceback=where)
 

@@ -112,6 +112,13 @@ class Process:
         return self.popen.poll() is None
 
     @property
+    def most_memory(self) -> int:
+        """The most resident memory that it has had, in kB."""
+        lines = Path(f"/proc/{self.popen.pid}/status").read_text().splitlines()
+        status = dict(line.split(":", 1) for line in lines)
+        return int(status["VmHWM"].split()[0])
+
+    @property
     def log(self) -> str:
         """What it has printed."""
         return self.log_path.read_text(errors="replace")

@@ -26,7 +26,6 @@ from tests.faults.pulse import Beat, Pulse
 from tests.faults.records import Count
 from tests.faults.rig import Rig
 from tests.faults.rude import CROWDS, Crowd, SlowBodies, SlowHeads, UnreadAnswers
-from tests.faults.test_backlog import most_memory
 from tests.open_files import count
 
 WORKERS = 2
@@ -108,7 +107,7 @@ class Abuse:
         began = time.monotonic()
         self._be_rude(is_enough, seconds)
         self._rig.until("what they had opened is closed", lambda: count(pid) <= before)
-        after, memory = count(pid), most_memory(self._web)
+        after, memory = count(pid), self._web.most_memory
         beats = self._pulse.end()
         self._check(beats)
         return Figures([beat for beat in beats if beat.due >= began], memory, before, after)

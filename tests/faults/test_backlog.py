@@ -6,7 +6,6 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -46,7 +45,7 @@ class Backlog(SynchronousTestCase):
             self.assertEqual([job_id for job_id in begun if job_id in among], fresh)
             self.assertEqual(status_of(web.port, ids(rig, [1])[0])["state"], "retrying")
             self.assertEqual(status_of(web.port, accepted[-1])["state"], "waiting")
-            self.assertLess(most_memory(web), 150_000)
+            self.assertLess(web.most_memory, 150_000)
 
     def starts(self, rig: Rig, journal: str, worker: Process) -> tuple[Process, float]:
         """A web side with that journal, and how many seconds it took until it answered."""
@@ -60,10 +59,3 @@ def ids(rig: Rig, numbers: Iterable[int]) -> list[str]:
     with closing(sqlite3.connect(f"file:{rig.folder}/full.sqlite?mode=ro", uri=True)) as journal:
         ventilator = journal.execute("SELECT value FROM meta WHERE name = 'ventilator'").fetchone()[0]
     return [make_id(ventilator, number) for number in numbers]
-
-
-def most_memory(process: Process) -> int:
-    """The most resident memory that it has had, in kB."""
-    lines = Path(f"/proc/{process.popen.pid}/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    return int(status["VmHWM"].split()[0])

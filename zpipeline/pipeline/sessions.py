@@ -20,11 +20,12 @@ from zpipeline.entry import Entry, Session
 from zpipeline.errors import ProtocolError, UsageError
 from zpipeline.histogram import Timings
 from zpipeline.inquest import Inquest
-from zpipeline.link import Link, State
+from zpipeline.link import DEADLINE, Link, State
 from zpipeline.pipeline.jobs import Jobs
 from zpipeline.pipeline.observing import Observer
 from zpipeline.pipeline.sending import to_messages
-from zpipeline.sockets import HIGH_WATER_MARK, LINGER_MS, Factory, Pull
+from zpipeline.pipeline.twins import Twins
+from zpipeline.sockets import DRAIN_MESSAGES, HIGH_WATER_MARK, LINGER_MS, Factory, Pull
 from zpipeline.stats import WorkerStatus
 from zpipeline.text import printable
 from zpipeline.times import Times
@@ -33,11 +34,25 @@ from zpipeline.times import Times
 _DRAIN_SINK_SECONDS = 0.25
 _PAST_SESSIONS = 10_000
 
+#: For how many seconds an overdue session may still report before it is lost. This process may have been stopped, and
+#: what was reported meanwhile is in the kernel: libzmq needs a moment to read it.
+_SECOND_LOOK = 1.0
+
+#: A look that comes so many seconds late says that this process was stopped again, or held up: there is another.
+_LATE = 0.5
+_MOST_LOOKS = 10
+
 #: After how many seconds there is another look at what is due, if nothing comes: the reactor's clock may have stood
 #: still, while the machine was suspended.
 _LONGEST_WAIT = 60.0
 
 _PLAIN_HIGH_WATER_MARK = 1000  # ZeroMQ's own default
+
+#: At the sink, of each worker. There are no heartbeats that this could hold up, and what a worker reports beyond it
+#: waits there: with results of a mebibyte a message (rule 8 of docs/protocol.rst) it is less than `MOST_UNREAD`.
+_SINK_HIGH_WATER_MARK = DRAIN_MESSAGES
+
+_GIVEN_UP = "the worker has given up the session"
 
 log = Logger()
 
@@ -88,12 +103,14 @@ class Sessions:
         self._open: dict[int, Link] = {}
         self._past: OrderedDict[int, None] = OrderedDict()  # sessions that were lost, for what comes late
         self._processes: dict[Link, _Process] = {}
+        self._twins = Twins(self._holds)
         self._inquests: dict[Link, tuple[int, Inquest]] = {}  # about the process of a lost session
         self._factory: Factory | None = None
         self._sink: Pull | None = None
         self._bad_hosts: set[str | None] = set()
         self._wakeup: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
+        self._second_look: IDelayedCall | None = None
         self._is_holding = False
 
     def workers(self) -> list[WorkerStatus]:
@@ -116,7 +133,13 @@ class Sessions:
         """
         factory = Factory(self._reactor)
         try:
-            self._sink = Pull(factory, self._sink_address, self._received)
+            self._sink = Pull(
+                factory,
+                self._sink_address,
+                self._received,
+                self._has_broken_protocol,
+                high_water_mark=_SINK_HIGH_WATER_MARK,
+            )
         except UsageError as error:
             factory.close()
             raise UsageError(f"{error} (choose another --sink)") from None
@@ -130,10 +153,6 @@ class Sessions:
         assert self._factory is not None and self._sink is not None
         self._is_holding = False
         self._generation = max(self._generation, epoch << 32)
-        silence = (
-            f"connected, but its reports do not reach {self._sink.address}: is that address reachable from the "
-            "worker (see --sink)? For a plain PULL socket use --plain"
-        )
         for address in workers:
             link = Link(
                 self._reactor,
@@ -143,7 +162,6 @@ class Sessions:
                 # any PULL socket stops answering heartbeats at its own high-water mark
                 heartbeats=not self._plain,
                 high_water_mark=_PLAIN_HIGH_WATER_MARK if self._plain else HIGH_WATER_MARK,
-                silence=silence,
             )
             self._links.append(link)
             link.start()
@@ -163,15 +181,16 @@ class Sessions:
     async def _stop(self) -> None:
         closing = Closing()
         links, self._links = self._links, []  # without any, nothing is scheduled
-        for call in (self._wakeup, self._deadline):
+        for call in (self._wakeup, self._deadline, self._second_look):
             if call is not None and call.active():
                 call.cancel()
-        self._wakeup = self._deadline = None
+        self._wakeup = self._deadline = self._second_look = None
         for link in links:
             await closing.close(f"the session with {link.address}", self._end_session, link)
             await closing.close(f"the connection to {link.address}", link.stop, LINGER_MS)
         self._open.clear()
         self._processes.clear()
+        self._twins = Twins(self._holds)
         factory, self._factory, self._sink = self._factory, None, None
         if factory is not None:
             await closing.close("the sockets", factory.close)
@@ -223,7 +242,9 @@ class Sessions:
 
     def _watch_time(self) -> None:
         """Be there when the dispatcher has something to do though nothing comes."""
-        wait = self._dispatcher.next_deadline(self._times.monotonic(), self._times.time())
+        wait = self._dispatcher.next_deadline(
+            self._times.monotonic(), self._times.time(), overdue=self._second_look is None
+        )
         call = self._deadline
         if wait is not None and wait > _LONGEST_WAIT:
             wait = _LONGEST_WAIT
@@ -235,10 +256,27 @@ class Sessions:
 
     def _time_has_come(self) -> None:
         self._deadline = None
+        if self._second_look is None and self._dispatcher.overdue(self._times.monotonic()):
+            self._look_again()
+        self._jobs.wake()
+
+    def _look_again(self, looks: int = _MOST_LOOKS) -> None:
+        """Judge those that are overdue once what they have reported is read, if it is here."""
+        self._second_look = self._reactor.callLater(_SECOND_LOOK, self._judge_overdue, looks - 1)
+
+    def _judge_overdue(self, looks_left: int) -> None:
+        assert self._second_look is not None and self._sink is not None
+        late = self._reactor.seconds() - self._second_look.getTime()
+        self._second_look = None
+        if late > _LATE and looks_left:
+            self._look_again(looks_left)
+            return
+        self._sink.drain(_DRAIN_SINK_SECONDS)
         for session in self._dispatcher.overdue(self._times.monotonic()):
-            link = self._open[session.number]
-            self._lose(link, Fate.OVERDUE)
-            link.give_up(f"has reported nothing for {self._dispatcher.policy.timeout} seconds and {GRACE:g} more")
+            link = self._open.get(session.number)
+            if link is not None:  # or it was lost by what was read when the one before it was lost
+                self._lose(link, Fate.OVERDUE)
+                link.give_up(f"has reported nothing for {self._dispatcher.policy.timeout} seconds and {GRACE:g} more")
         self._jobs.wake()
 
     # Sessions: LinkOwner
@@ -255,10 +293,21 @@ class Sessions:
             self._takes_part(link, None, 1, self._times.monotonic(), "a plain PULL socket")
             self._jobs.wake()
             return
-        self._generation += 1
+        first = self._twins.in_place_of(link)
+        if first is None:
+            self._generation += 1
+            link.generation = self._generation
+            silence = (
+                f"connected, but its reports do not reach {self._sink.address}: is that address reachable from the "
+                f"worker (see --sink)? For a plain PULL socket use --plain (for {DEADLINE:.0f} seconds)"
+            )
+        else:
+            link.generation = first.generation
+            silence = _same_as(first)
+        link.silence = silence
         hello = protocol.Hello(
             self._jobs.ventilator,
-            self._generation,
+            link.generation,
             link.session,
             self._sink.address,
             self._window,
@@ -357,7 +406,7 @@ class Sessions:
                     self._ready(link, message)
             case protocol.Ready():
                 assert link is not None
-                link.give_up("the worker has given up the session")
+                link.give_up(_GIVEN_UP)
                 return
             case protocol.State() if session is not None:
                 assert link is not None
@@ -395,8 +444,19 @@ class Sessions:
         self._end_inquest(link, Fate.UNREACHABLE if is_same else Fate.DEAD)
         since = before.since if before is not None and is_same else now
         self._processes[link] = _Process(ready.incarnation, ready.handler, since)
+        first = self._twins.ready(link, ready.incarnation)
+        if first is not None:
+            if link.generation > first.generation:
+                first.give_up(_GIVEN_UP)  # for this one; it will say so, too
+            self._roster[link.address].has_left = False
+            link.give_up(_same_as(first))
+            return
         about = f"{ready.handler} on {ready.host}, process {ready.pid}, {ready.concurrency} at once"
         self._takes_part(link, ready, ready.concurrency, since, about)
+
+    def _holds(self, link: Link) -> bool:
+        """Whether it has a session, or only the one that its worker has given up: there will be another."""
+        return self._dispatcher.session(link.session) is not None or link.trouble == _GIVEN_UP
 
     def _takes_part(self, link: Link, ready: protocol.Ready | None, concurrency: int, since: float, about: str) -> None:
         link.meets_deadline()
@@ -409,3 +469,8 @@ class Sessions:
         if host not in self._bad_hosts and len(self._bad_hosts) < 1000:
             self._bad_hosts.add(host)
             log.warn("the sink drops a message from {host}: {error} (said once for each host)", host=host, error=error)
+
+
+def _same_as(first: Link) -> str:
+    """Why a link is not used."""
+    return f"leads to the same worker as {first.address}, which is used: leave one of the two out"
