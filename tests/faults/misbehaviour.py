@@ -13,7 +13,6 @@ import gc
 import logging
 import multiprocessing
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -30,7 +29,12 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from zpipeline import Reject, RetryLater
+from zpipeline.dispatch import GRACE
 from zpipeline.job import Job
+
+#: How long an attempt may take, and after how much longer a worker is lost that reports nothing, in seconds.
+TIMEOUT = 4
+OVERDUE = TIMEOUT + GRACE + 3
 
 PLAIN, ASYNCHRONOUS, THREADS = MODES = ("plain", "asynchronous", "threads")
 
@@ -514,10 +518,8 @@ def has_a_child_that_raises(job: Job) -> None:
 
 @ends("done", holds=True)
 def holds_the_interpreter(job: Job) -> None:
-    """For some seconds, in C."""
-    began = time.process_time()
-    while time.process_time() - began < 2.0:
-        re.match(r"(a|a)*b", "a" * 22)
+    """In C, for longer than a frozen process is waited for."""
+    ctypes.PyDLL(None).usleep(1_500_000)
 
 
 # What ends, or holds, its worker
@@ -529,10 +531,16 @@ def never_fires(job: Job) -> Any:
     return Deferred()
 
 
-@ends("dead", "timed out", holds=True)
+@ends("dead", "timed out", modes=(THREADS,), holds=True)
 def blocks(job: Job) -> None:
     """For an hour."""
     time.sleep(3600)
+
+
+@ends("done", modes=(PLAIN, ASYNCHRONOUS), holds=True)
+def blocks_for_a_while(job: Job) -> None:
+    """For longer than a worker that reports nothing is waited for."""
+    time.sleep(OVERDUE)
 
 
 @ends("dead", "worker processes that died while it was there alone: 3", is_deadly=True)

@@ -14,16 +14,13 @@ from attrs import define, field
 
 from tests.faults.case import RigCase
 from tests.faults.load import post, status_of
-from tests.faults.misbehaviour import ASYNCHRONOUS, BAD, PLAIN, THREADS, Bad
+from tests.faults.misbehaviour import ASYNCHRONOUS, BAD, PLAIN, THREADS, TIMEOUT, Bad
 from tests.faults.rig import TWISTD, Process, free_port
 
 WORKERS = 2
 
 #: Of handlers that run in threads, at each worker.
 AT_ONCE = 4
-
-#: Of an attempt, in seconds.
-TIMEOUT = 2
 
 DRAIN = 2
 
@@ -119,7 +116,9 @@ class MisbehaviourTests(RigCase):
         return web
 
     def ends(self, web: Process) -> None:
-        """It ends in time, and nothing of it is left."""
+        """It ends in time, whatever is under way there, and nothing of it is left."""
+        job_id = pushed(web.port, "blocks")
+        self.rig.until("a handler blocks", lambda: status_of(web.port, job_id)["state"] == "in flight")
         began = time.monotonic()
         web.signal(signal.SIGTERM)
         web.wait(DRAIN + 30)
