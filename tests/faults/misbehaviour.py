@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import ctypes
 import gc
+import inspect
 import logging
 import multiprocessing
 import os
@@ -91,7 +92,7 @@ async def asynchronous(job: Job) -> Any:
 
     await deferLater(reactor, 0.001)
     result = plain(job)
-    return await result if asyncio.iscoroutine(result) or isinstance(result, Deferred) else result
+    return await result if inspect.iscoroutine(result) or isinstance(result, Deferred) else result
 
 
 # What they raise
