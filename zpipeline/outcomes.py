@@ -58,8 +58,7 @@ def _told(failure: Failure, job_id: str) -> tuple[int, float, str, str]:
     name = type(error).__name__
     said = " ".join(failure.getErrorMessage().split())
     kind, delay, reason = protocol.RETRY, protocol.NO_DELAY, said or name
-    traceback = error.where if isinstance(error, TimedOut) else failure.getTraceback()
-    traceback = shortened(traceback, protocol.MAX_TRACEBACK)
+    traceback = error.where if isinstance(error, TimedOut) else traceback_of(failure)
     if isinstance(error, RetryLater):
         delay = _delay(error)
         if delay == protocol.NO_DELAY:
@@ -77,6 +76,14 @@ def _told(failure: Failure, job_id: str) -> tuple[int, float, str, str]:
         where = f"\n{printable_lines(traceback)}" if traceback else ""
         log.warn("job {id} failed: {reason}{traceback}", id=job_id, reason=printable(reason), traceback=where)
     return kind, delay, reason, traceback
+
+
+def traceback_of(failure: Failure) -> str:
+    """Where something was raised, or why nobody can say."""
+    try:
+        return shortened(failure.getTraceback(), protocol.MAX_TRACEBACK)
+    except BaseException as error:
+        return f"what was raised cannot be written: {type(error).__name__}"
 
 
 def _delay(error: RetryLater) -> float:

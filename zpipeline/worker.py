@@ -27,6 +27,7 @@ from zpipeline.freeze import FreezeWatch
 from zpipeline.handlers import Handler, check_handler, name_of
 from zpipeline.histogram import Timings
 from zpipeline.job import Job
+from zpipeline.outcomes import traceback_of
 from zpipeline.runner import Delivery, Runner
 from zpipeline.sockets import Factory, Pull
 from zpipeline.steady import steady
@@ -409,7 +410,7 @@ class _Plain:
 
     def failed(self, job: Job, failure: Failure) -> None:
         self._have_ended([job])
-        where = printable_lines(failure.getTraceback())
+        where = printable_lines(traceback_of(failure))
         log.error("plain job {id} failed:\n{traceback}", id=job.id, traceback=where)
 
     def returned(self, jobs: list[Job]) -> None:
