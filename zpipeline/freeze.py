@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import sys
-from threading import Event, Lock, Thread
+from threading import Condition, Event, Thread
 from time import monotonic
 
 TICK = 0.25
@@ -32,6 +32,12 @@ GAP = 1.0
 #: a processor, how often it began to run (its Documentation/scheduler/sched-stats.rst).
 SCHEDSTAT = "/proc/self/task/{thread}/schedstat"
 
+#: How long the ticking thread is waited for, in seconds: all others may be more urgent to the system.
+_PATIENCE = 5.0
+
+#: So often it is tried to read two clocks at once.
+_TRIES = 100
+
 #: A wait is over somewhat later than it was to be: 1 to 3 percent were measured.
 _LATENESS = 1.1
 
@@ -42,7 +48,7 @@ class FreezeWatch:
     def __init__(self) -> None:
         self._last = monotonic()
         self._thawed = False
-        self._lock = Lock()
+        self._lock = Condition()
         self._stop = Event()
         thread = Thread(target=self._tick, name="zpipeline freeze watch", daemon=True)
         with self._lock:
@@ -53,7 +59,10 @@ class FreezeWatch:
     def has_thawed(self) -> bool:
         """Whether the process has stood still since this was asked last."""
         with self._lock:
-            self._look()  # the ticking thread may not have noticed yet
+            if monotonic() - self._last > GAP and not self._stop.is_set():
+                # It has not noticed yet. It alone can tell for how long it has been kept waiting for a processor.
+                self._lock.wait(_PATIENCE)
+            self._look(wholly=False)
             thawed, self._thawed = self._thawed, False
             return thawed
 
@@ -67,22 +76,33 @@ class FreezeWatch:
     def _tick(self) -> None:
         while not self._stop.wait(TICK):
             with self._lock:
-                self._look()
-                self._note_life()
+                self._look(wholly=True)
+                self._lock.notify_all()
 
-    def _look(self) -> None:
+    def _look(self, *, wholly: bool) -> None:
+        """See how much time has passed since the last look.
+
+        :param wholly: note for how long the process has been alive, too, though little has passed.
+        """
         now = monotonic()
-        gap, self._last = now - self._last, now
-        if gap > GAP and gap - self._note_life() > GAP:
-            self._thawed = True
-
-    def _note_life(self) -> float:
-        """For how many seconds the process has been alive since this was noted last."""
         if self._stop.is_set():
-            return 0.0
-        lived = self._life.seconds()
-        since, self._lived = lived - self._lived, lived
-        return since
+            return
+        if wholly or now - self._last > GAP:
+            now, lived = self._life_now()
+            if now - self._last - (lived - self._lived) > GAP:
+                self._thawed = True
+            self._lived = lived
+        self._last = now
+
+    def _life_now(self) -> tuple[float, float]:
+        """The time, and for how long the process has been alive by then."""
+        for _ in range(_TRIES):
+            begun = monotonic()
+            lived = self._life.seconds()
+            now = monotonic()
+            if now - begun < TICK:
+                break  # else the interpreter was held meanwhile, or the process was stopped: the two do not fit
+        return now, lived
 
 
 class _Life:
