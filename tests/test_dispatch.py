@@ -483,6 +483,23 @@ class FaultTests(Case):
         self.assertTrue(self.dispatcher.state(self.one, 1, 3))
         self.assertFalse(self.dispatcher.state(self.one, 1, 4))
 
+    def test_jobs_that_the_worker_does_not_have_show_in_what_it_holds(self) -> None:
+        self.add(4)
+        self.assertEqual(self.assign(), {1: [1, 3], 2: [2, 4]})
+        self.dispatcher.done(self.one, [1], 0.0, 0.0)
+        holds = [self.dispatcher.holds(self.one, 2, held) for held in (0, 0, 1, 0, 0, 0, 1)]
+        self.assertEqual(holds, [True, True, True, True, True, False, True], "three times running")
+
+    def test_jobs_that_have_not_come_there_yet_are_not_missed(self) -> None:
+        self.add(4)
+        self.assign()
+        for received, held in ((0, 0), (1, 1), (1, 0), (1, 1)) * 3:
+            self.assertTrue(self.dispatcher.holds(self.one, received, held))
+        self.dispatcher.returned(self.one, [3], 0.0)
+        self.assertEqual(self.assign(), {1: [3]})
+        for _ in range(3):
+            self.assertTrue(self.dispatcher.holds(self.one, 2, 1), "it was sent again")
+
     def test_a_worker_that_says_it_runs_more_gets_more(self) -> None:
         self.dispatcher = Dispatcher(Policy())
         session = self.dispatcher.ready(1, 1, 0.0)
@@ -1070,6 +1087,8 @@ class TimeTests(Case):
         self.assign(100.0)
         self.assertEqual(self.overdue(100.0 + self.overdue_after - 0.1), [])
         self.assertEqual(self.overdue(100.0 + self.overdue_after), [1])
+        self.assertEqual(self.dispatcher.next_deadline(105.0, 0.0), self.overdue_after - 5.0)
+        self.assertIsNone(self.dispatcher.next_deadline(105.0, 0.0, overdue=False))
 
     def test_a_worker_that_has_nothing_is_never_overdue(self) -> None:
         self.assertEqual(self.overdue(1000.0), [])
