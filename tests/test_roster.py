@@ -162,3 +162,6 @@ class DifferingTests(SynchronousTestCase):
         ready = [(f"tcp://a:{number}", f"h{min(number, 7)}") for number in range(12)]
         self.assertEqual(differing(ready), "h0 at a:0; h1 at a:1; h2 at a:2; h3 at a:3; h4 at a:4; 3 more")
         self.assertEqual(differing(ready[6:]), "h6 at a:6; h7 at a:7, a:8, a:9, 2 more")
+
+    def test_one_that_does_not_say_what_it_has_differs_from_nobody(self) -> None:
+        self.assertIsNone(differing([("tcp://a:1", "h"), ("tcp://a:2", None), ("tcp://a:3", "h")]))
