@@ -263,7 +263,7 @@ class Runner:
                             promise = promised(result)
                     except BaseException:  # as of Deferreds and threads; asyncio's CancelledError is no Exception
                         failure = caught()
-                    if forks.in_child:
+                    if forks.in_child and promise is None:
                         forks.leave(None if failure is None else failure.value)
                     job.key, job.delivery, job.attempt, job.accepted_at = facts  # whatever the handler has made of them
                     if failure is not None:
