@@ -17,8 +17,8 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger, LoggingFile, LogLevel
 
-#: In bytes: a longer line is logged in parts.
-LONGEST_LINE = 1 << 16
+#: In bytes: a longer line is logged in parts. systemd's journal would cut it after 48 KiB (journald.conf(5), LineMax).
+LONGEST_LINE = 1 << 15
 
 #: For so many seconds the end waits for what child processes have written. They may live on.
 _PATIENCE = 1.0
