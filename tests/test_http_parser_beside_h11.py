@@ -455,6 +455,12 @@ DIFFERENCES = [
         lambda text: len(text.lines) - 1 > MAX_HEADERS or len(_lines(text.late)) > MAX_HEADERS,
     ),
     Difference(
+        "h11 refuses no line before a chunk until its end has come",
+        Kind.STRICTER,
+        _CHUNKS + b"5\n",
+        lambda text: any(b"\n" in line for line in text.lines_before_chunks),
+    ),
+    Difference(
         "h11 refuses nothing before its head is complete, unless it begins with a control character or a space",
         Kind.STRICTER,
         b"GET /\r\n",
