@@ -538,9 +538,12 @@ def blocks(job: Job) -> None:
     time.sleep(3600)
 
 
-@ends("done", modes=(PLAIN, ASYNCHRONOUS), holds=True)
+@ends("done", modes=(PLAIN,), holds=True)
 def blocks_for_a_while(job: Job) -> None:
-    """For longer than a worker that reports nothing is waited for."""
+    """For longer than a worker that reports nothing is waited for: others get what it has not begun.
+
+    Where several jobs are under way at once, it keeps them from ending, and they run again elsewhere.
+    """
     time.sleep(OVERDUE)
 
 
