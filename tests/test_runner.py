@@ -1204,6 +1204,20 @@ class BookkeepingTests(Case):
             self.assertEqual(sorted(rig.origin.results), [1, 2, 4, 5, 7, 8, 10, 11])
             self.assertEqual(rig.runner.held(), {})
 
+    def test_a_thread_may_change_its_job_before_it_is_waited_for(self) -> None:
+        def breaks(job: Job) -> None:
+            del job.key, job.delivery, job.attempt, job.accepted_at
+
+        def at_once(reactor: Any, pool: Any, call: Callable[[], Any]) -> Deferred[Any]:
+            return succeed(call())
+
+        self.patch(module, "deferToThreadPool", at_once)
+        rig = self.rig(breaks, threads=1)
+        self.addCleanup(rig.runner.stop)
+        rig.add(1, 2)
+        self.clock.advance(0)
+        self.assertEqual(sorted(rig.origin.results), [1, 2])
+
     def test_what_goes_wrong_in_a_report_holds_up_no_other_slice(self) -> None:
         rig = self.rig(lambda job: None)
         rig.origin.report = lambda timings: 1 / 0  # type: ignore[method-assign,assignment,return-value]

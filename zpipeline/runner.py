@@ -18,7 +18,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from itertools import chain, compress
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -93,16 +93,20 @@ class Delivery:
     timeout: float | None = None
 
 
+#: What a job is reported by: its key, delivery, attempt, and time of acceptance.
+_Facts: TypeAlias = tuple[tuple[int, int], Delivery, int, float]
+
+
 @define(eq=False)
 class _Attempt:
     """A job whose handler is under way: a Deferred, a coroutine, or in a thread.
 
-    :ivar facts: about the job, that its handler may have changed there: key, delivery, attempt and time of acceptance.
+    :ivar facts: about the job, that its handler may have changed there.
     :ivar timeout: as its delivery said when it began.
     """
 
     job: Job
-    facts: tuple[tuple[int, int], Delivery, int, float]
+    facts: _Facts
     outcome: Deferred[Any]
     where: Callable[[], str]
     begun_at: float
@@ -177,8 +181,9 @@ class Runner:
         """How many jobs of each session are here of which nothing was reported; None while some are being run."""
         if self._in_slice:
             return None
-        jobs = chain(self._backlog, [attempt.its_job() for attempt in self._running.values()])
-        return Counter([job.delivery.session for job in jobs])
+        waiting = [job.delivery for job in self._backlog]
+        running = [delivery for _, delivery, _, _ in (attempt.facts for attempt in self._running.values())]
+        return Counter([delivery.session for delivery in chain(waiting, running)])
 
     def start(self) -> None:
         """Make ready to run."""
@@ -250,13 +255,13 @@ class Runner:
         try:
             while self._backlog and self._busy < self.concurrency and now <= deadline:
                 job = self._backlog.popleft()
+                facts = _facts(job)
                 begun = now
+                promise = failure = None
                 if self._pool is not None:
                     call = InThread(self._handler, job)
-                    self._wait_for(job, deferToThreadPool(self._reactor, self._pool, call), call.where, begun)
+                    promise = deferToThreadPool(self._reactor, self._pool, call), call.where
                 else:
-                    promise = failure = None
-                    facts = _facts(job)
                     try:
                         result = self._handler(job)
                         if result is not None:
@@ -266,17 +271,17 @@ class Runner:
                     if forks.in_child and promise is None:
                         forks.leave(None if failure is None else failure.value)
                     job.key, job.delivery, job.attempt, job.accepted_at = facts  # whatever the handler has made of them
-                    if failure is not None:
-                        self._failed(job, failure, begun)
-                    else:
-                        if promise is None:
-                            done.append(job)
-                            results.append(result)
-                            begun_at.append(begun)
-                            now = monotonic()
-                            took.append(now - begun)
-                            continue
-                        self._wait_for(job, *promise, begun)
+                if promise is not None:
+                    self._wait_for(job, facts, *promise, begun)
+                elif failure is not None:
+                    self._failed(job, failure, begun)
+                else:
+                    done.append(job)
+                    results.append(result)
+                    begun_at.append(begun)
+                    now = monotonic()
+                    took.append(now - begun)
+                    continue
                 now = monotonic()
         finally:
             self._in_slice = False
@@ -285,14 +290,17 @@ class Runner:
         if now >= slice_began_at + PATIENCE:
             self._give_back(at_once=True)  # what has come meanwhile is not read yet, and has waited all the same
 
-    def _wait_for(self, job: Job, outcome: Deferred[Any], where: Callable[[], str], begun_at: float) -> None:
-        attempt = _Attempt(job, _facts(job), outcome, where, begun_at, job.delivery.timeout)
-        self._running[job.key] = attempt
+    def _wait_for(
+        self, job: Job, facts: _Facts, outcome: Deferred[Any], where: Callable[[], str], begun_at: float
+    ) -> None:
+        key, delivery, _, _ = facts  # a thread may have changed its job already
+        attempt = _Attempt(job, facts, outcome, where, begun_at, delivery.timeout)
+        self._running[key] = attempt
         self._busy += 1
         outcome.addBoth(self._ended, attempt)
         if forks.in_child:
             forks.cannot_wait()
-        if self._running.get(job.key) is not attempt:
+        if self._running.get(key) is not attempt:
             return
         if attempt.timeout is not None:
             left = max(0.0, begun_at + attempt.timeout - monotonic())
@@ -411,7 +419,7 @@ class Runner:
             origin.returned(jobs)
 
 
-def _facts(job: Job) -> tuple[tuple[int, int], Delivery, int, float]:
+def _facts(job: Job) -> _Facts:
     return job.key, job.delivery, job.attempt, job.accepted_at
 
 
