@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from tests.oddities import Busy, EndsAll, HasNoClass, Later, Members, NoPhoto, SaysNothing, Text, nested
 from tests.zmq_kit import LogTestCase
 from zpipeline import Reject, RetryLater, protocol
 from zpipeline.errors import UsageError
@@ -24,54 +25,6 @@ from zpipeline.protocol import (
     encode,
 )
 from zpipeline.runner import Delivery
-
-
-class SayNothing(Exception):
-    """Whoever asks it for its text fails."""
-
-    def __str__(self) -> str:
-        raise KeyError("text")
-
-    __repr__ = __str__
-
-
-class EndsAll(Exception):
-    """Whoever asks it for its text is to end."""
-
-    def __str__(self) -> str:
-        raise SystemExit(3)
-
-    __repr__ = __str__
-
-
-class HasNoClass(Exception):
-    """Whoever asks what it is fails."""
-
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
-        raise RuntimeError("what it is")
-
-
-class Busy(RetryLater):
-    """It does not call the __init__ of its base."""
-
-    def __init__(self, host: str) -> None:
-        self.host = host
-
-
-class Later(RetryLater):
-    """It changes its mind about when."""
-
-    def __init__(self, seconds: Any) -> None:
-        super().__init__(1.0, "later")
-        self.seconds = seconds
-
-
-class Refused(Reject):
-    """It does not call the __init__ of its base."""
-
-    def __init__(self, photo: int) -> None:
-        self.photo = photo
 
 
 def failed(error: BaseException) -> Failed:
@@ -95,7 +48,7 @@ def result(value: Any) -> protocol.Result:
 
 class FailedTests(LogTestCase):
     def test_what_cannot_say_what_it_is_has_failed_all_the_same(self) -> None:
-        for error in (SayNothing(), EndsAll(), HasNoClass(), SystemExit(), GeneratorExit(), MemoryError()):
+        for error in (SaysNothing(), EndsAll(), HasNoClass(), SystemExit(), GeneratorExit(), MemoryError()):
             read = failed(error)
             self.assertEqual((read.session, read.sequence, read.kind, read.delay), (7, 2, RETRY, NO_DELAY))
             self.assertTrue(read.reason, type(error))
@@ -114,7 +67,7 @@ class FailedTests(LogTestCase):
             self.assertRaises(UsageError, RetryLater, seconds)
 
     def test_a_rejection_of_a_class_of_its_own_is_one(self) -> None:
-        read = failed(Refused(5))
+        read = failed(NoPhoto(5))
         self.assertEqual((read.kind, read.reason), (REJECT, "5"))
 
     def test_what_it_says_has_a_bound(self) -> None:
@@ -136,15 +89,6 @@ class FailedTests(LogTestCase):
             self.assertEqual("Traceback (most recent call last)" in text, is_logged, text)
 
 
-class Text(str):
-    """It is written otherwise than text is."""
-
-    def encode(self, *_: Any, **__: Any) -> bytes:
-        raise OSError
-
-    __str__ = __len__ = encode  # type: ignore[assignment]
-
-
 class Bytes(bytes):
     """It is put together otherwise than bytes are."""
 
@@ -153,25 +97,6 @@ class Bytes(bytes):
 
     def __len__(self) -> int:
         raise OSError
-
-
-class Members(dict[str, Any]):
-    """It has members that nobody gets."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(a=1)
-        self.error = error
-
-    def items(self) -> Any:
-        raise self.error
-
-
-def nested(depth: int) -> Any:
-    """A list in a list, and so on."""
-    value: Any = []
-    for _ in range(depth):
-        value = [value]
-    return value
 
 
 class ResultTests(LogTestCase):

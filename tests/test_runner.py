@@ -17,6 +17,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial import unittest
 
+from tests.oddities import HasNoClass
 from tests.peers import until
 from zpipeline import runner as module
 from zpipeline.histogram import Timings
@@ -335,11 +336,6 @@ class NeverRunTests(unittest.TestCase):
             self.assertEqual(await self.failure_of(each, **options), "no")
 
     async def test_an_exception_that_cannot_be_looked_at_is_one(self) -> None:
-        class HasNoClass(Exception):
-            @property
-            def __class__(self) -> Any:  # type: ignore[override]
-                raise RuntimeError("what it is")
-
         def handler(job: Job) -> None:
             raise HasNoClass
 
@@ -350,11 +346,6 @@ class NeverRunTests(unittest.TestCase):
             self.assertEqual(await self.failure_of(each, **options), "what it is")
 
     async def test_a_result_that_cannot_be_looked_at_is_a_failure(self) -> None:
-        class HasNoClass:
-            @property
-            def __class__(self) -> Any:  # type: ignore[override]
-                raise RuntimeError("what it is")
-
         for options in ({}, {"threads": 2}):
             self.assertEqual(await self.failure_of(lambda job: HasNoClass(), **options), "what it is")
 

@@ -29,7 +29,8 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from zpipeline import Reject, RetryLater
+from tests.oddities import Busy, EndsAll, HasNoClass, Later, Members, NoPhoto, SaysNothing, Text, nested
+from zpipeline import RetryLater
 from zpipeline.dispatch import GRACE
 from zpipeline.job import Job
 
@@ -162,42 +163,16 @@ def raises_no_exception(job: Job) -> None:
     raise Fatal
 
 
-class SaysNothing(Exception):
-    """Whoever asks it for its text fails."""
-
-    def __str__(self) -> str:
-        raise KeyError("text")
-
-    __repr__ = __str__
-
-
 @ends("dead", "SaysNothing")
 def says_nothing(job: Job) -> None:
     """Its exception has no text."""
     raise SaysNothing
 
 
-class EndsAll(Exception):
-    """Whoever asks it for its text is to end."""
-
-    def __str__(self) -> str:
-        raise SystemExit(3)
-
-    __repr__ = __str__
-
-
 @ends("dead", "what it raised cannot be written|EndsAll")
 def ends_who_asks(job: Job) -> None:
     """Its exception raises another."""
     raise EndsAll
-
-
-class HasNoClass(Exception):
-    """Whoever asks what it is fails."""
-
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
-        raise RuntimeError("what it is")
 
 
 @ends("dead", "RuntimeError: what it is")
@@ -240,50 +215,28 @@ def _fails() -> None:
     raise RuntimeError("no")
 
 
-class Busy(RetryLater):
-    """It does not call the __init__ of its base."""
-
-    def __init__(self, host: str) -> None:
-        self.host = host
-
-
 @ends("dead", r"^Busy: .*the delay is the backoff's")
 def asks_for_no_time(job: Job) -> None:
     """Its RetryLater has no seconds."""
     raise Busy("db1")
 
 
-class Earlier(RetryLater):
-    """It asks for a time that has passed."""
-
-    def __init__(self, seconds: Any) -> None:
-        super().__init__(0)
-        self.seconds = seconds
-
-
-@ends("dead", r"^Earlier: .*the delay is the backoff's")
+@ends("dead", r"^Later: .*the delay is the backoff's")
 def asks_for_the_past(job: Job) -> None:
     """Its RetryLater has less than none."""
-    raise Earlier(-3600)
+    raise Later(-3600)
 
 
-@ends("dead", r"^Earlier: .*the delay is the backoff's")
+@ends("dead", r"^Later: .*the delay is the backoff's")
 def asks_for_some_time(job: Job) -> None:
     """Its RetryLater has no number."""
-    raise Earlier("soon")
+    raise Later("soon")
 
 
 @ends("dead", "^UsageError: RetryLater takes a number of seconds")
 def asks_for_ever(job: Job) -> None:
     """Nobody can wait for that."""
     raise RetryLater(float("inf"))
-
-
-class NoPhoto(Reject):
-    """It does not call the __init__ of its base."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 @ends("dead", "^5$")
@@ -350,10 +303,7 @@ def returns_who_knows_what(job: Job) -> Any:
 @ends("done")
 def returns_what_is_nested(job: Job) -> Any:
     """More deeply than anybody reads."""
-    nested: Any = []
-    for _ in range(50_000):
-        nested = [nested]
-    return nested
+    return nested(50_000)
 
 
 @ends("done")
@@ -382,24 +332,10 @@ def returns_something_open(job: Job) -> Any:
     return threading.Lock()
 
 
-class Members(dict[str, Any]):
-    """Whoever reads them fails."""
-
-    def items(self) -> Any:
-        raise SystemExit(3)
-
-
 @ends("done")
 def returns_what_raises(job: Job) -> Any:
     """It is not written."""
-    return Members(a=1)
-
-
-class Text(str):
-    """It is encoded by nobody."""
-
-    def encode(self, *_: Any, **__: Any) -> bytes:
-        raise OSError
+    return Members(SystemExit(3))
 
 
 @ends("done")
