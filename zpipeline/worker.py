@@ -392,8 +392,8 @@ class _Plain:
         if not self._was_full:
             self._was_full = True
             log.warn(
-                "{jobs} jobs of plain peers, {size} bytes, wait here: nothing is read until half of them have run, "
-                "what ventilators send neither (said once)",
+                "{jobs} jobs of plain peers, {size} bytes, wait here: until half of them have run, nothing is read, "
+                "from ventilators either (said once)",
                 jobs=self._jobs,
                 size=self._bytes,
             )

@@ -118,6 +118,17 @@ def post(port: int, body: bytes) -> Answer:
     return request(port, "POST", "/", body)
 
 
+def pushed(port: int, body: bytes, headers: str = "") -> str:
+    """One POST /, which must be accepted: the id.
+
+    :param headers: a line each.
+    """
+    status, _, answer = request(port, "POST", "/", body, headers)
+    assert status == 202, answer
+    job_id: str = json.loads(answer)["id"]
+    return job_id
+
+
 def batch(port: int, lines: list[bytes]) -> list[str]:
     """One POST /batch, which must be accepted: the ids."""
     status, _, answer = request(port, "POST", "/batch", b"\n".join(lines), "Content-Type: application/x-ndjson\r\n")

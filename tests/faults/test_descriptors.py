@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import signal
 import socket
@@ -11,7 +10,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from tests.faults.case import RigCase
-from tests.faults.load import get, post
+from tests.faults.load import get, pushed
 from tests.faults.rig import TWISTD, Process, free_port
 from tests.open_files import count
 from tests.test_notify import Systemd
@@ -66,12 +65,6 @@ class Descriptors(RigCase):
         for _ in range(times):
             self.assertIn("WATCHDOG=1", self.systemd.hear())
 
-    def push(self, web: Process) -> str:
-        """A job that it accepts."""
-        status, _, answer = post(web.port, b"job")
-        self.assertEqual(status, 202)
-        return str(json.loads(answer)["id"])
-
     def ends_in_order(self, web: Process) -> None:
         """With exit status 0, and its journal closed: nothing is beside it any more but its lock."""
         self.assertEqual(web.end(), 0, web.log)
@@ -95,7 +88,7 @@ class Descriptors(RigCase):
         self.watchdog_hears()
         self.clients.close()
         self.rig.until_ready(web, 1)
-        self.rig.until_all_ran([self.push(web)])
+        self.rig.until_all_ran([pushed(web.port, b"job")])
         self.rig.until("all that was opened is closed", lambda: count(pid) <= before)
         self.assertLess(web.log.count("no socket can be made"), 10, "it is said when it begins")
         self.ends_in_order(web)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import signal
@@ -13,7 +12,7 @@ from threading import Event, Thread
 from attrs import define, field
 
 from tests.faults.case import RigCase
-from tests.faults.load import post, status_of
+from tests.faults.load import pushed, status_of
 from tests.faults.misbehaviour import ASYNCHRONOUS, BAD, PLAIN, THREADS, TIMEOUT, Bad
 from tests.faults.rig import TWISTD, Process, free_port
 
@@ -62,15 +61,7 @@ class Stream:
 
     def _run(self) -> None:
         while not self._stop.wait(EACH):
-            self.accepted.append(pushed(self.port, "good"))
-
-
-def pushed(port: int, body: str) -> str:
-    """The id of a job with this body."""
-    status, _, answer = post(port, body.encode())
-    assert status == 202, answer
-    job_id: str = json.loads(answer)["id"]
-    return job_id
+            self.accepted.append(pushed(self.port, b"good"))
 
 
 def marked(mark: str) -> list[str]:
@@ -117,7 +108,7 @@ class MisbehaviourTests(RigCase):
 
     def ends(self, web: Process) -> None:
         """It ends in time, whatever is under way there, and nothing of it is left."""
-        job_id = pushed(web.port, "blocks")
+        job_id = pushed(web.port, b"blocks")
         self.rig.until("a handler blocks", lambda: status_of(web.port, job_id)["state"] == "in flight")
         began = time.monotonic()
         web.signal(signal.SIGTERM)
@@ -133,7 +124,7 @@ class MisbehaviourTests(RigCase):
         with Stream(web.port) as stream:
             ids = {}
             for name in bad:
-                ids[name] = pushed(web.port, name)
+                ids[name] = pushed(web.port, name.encode())
             states: dict[str, dict[str, object]] = {}
 
             def are_settled() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,7 +9,7 @@ from threading import Event, Thread
 
 from tests.faults.bodies import POISON
 from tests.faults.case import RigCase
-from tests.faults.load import Load, dead_letters, post, request, status_of
+from tests.faults.load import Load, dead_letters, pushed, request, status_of
 from tests.faults.records import Count
 from tests.faults.rig import Process, Rig
 from zpipeline.job import make_id
@@ -35,9 +34,7 @@ class Poison(RigCase):
         poisoned = {}
         for number, body in enumerate(POISON, 1):
             self.rig.until("ordinary jobs flow", lambda before=200 * number: len(load.accepted) >= before)
-            status, _, answer = post(web.port, body)
-            self.assertEqual(status, 202, answer)
-            poisoned[body.decode()] = json.loads(answer)["id"]
+            poisoned[body.decode()] = pushed(web.port, body)
         return poisoned
 
     def check(self, web: Process, load: Load, strikes: Strikes, poisoned: dict[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
@@ -11,7 +10,7 @@ from threading import Event
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.case import RigCase
-from tests.faults.load import Load, request, status_of
+from tests.faults.load import Load, pushed, request, status_of
 from tests.faults.records import Count, ran_twice
 from tests.faults.rig import Process, Rig
 
@@ -136,9 +135,7 @@ class WebGoes(RigCase):
 
 def post_with_key(web: Process, key: str, body: bytes) -> str:
     """POST / with that key: the id that it is answered."""
-    status, _, answer = request(web.port, "POST", "/", body, f"Idempotency-Key: {key}\r\n")
-    assert status == 202, answer
-    return str(json.loads(answer)["id"])
+    return pushed(web.port, body, f"Idempotency-Key: {key}\r\n")
 
 
 class WebGoesWithTheExample(WebGoes):

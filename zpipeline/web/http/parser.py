@@ -49,9 +49,9 @@ MAX_CHUNK_LINE = 1024
 #: So many chunks are read at once.
 CHUNKS_AT_ONCE = 256
 
-#: No body is this long; what says that it is longer has this length.
-_DIGITS = 19
-ENDLESS = 10 ** (_DIGITS - 1)
+#: No body is this long; what says that it is longer has this length. Its digits are counted before they are read.
+ENDLESS = 10**18
+_DIGITS = len(str(ENDLESS))
 
 #: So many of the last lines of headers are remembered, unless they come with others that have more bytes than that
 #: together. From clients of one kind, and on a connection that is kept, nearly the same ones come again and again.
