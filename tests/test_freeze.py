@@ -141,6 +141,50 @@ class UncountedTests(FreezeTests):
         super().setUp()
 
 
+class MomentTests(unittest.SynchronousTestCase):
+    """Where the interpreter is held while the watch reads its clocks."""
+
+    def setUp(self) -> None:
+        self.now = 100.0
+        self.patch(freeze, "monotonic", lambda: self.now)
+        self.patch(threading.Thread, "start", lambda thread: None)  # nothing ticks but what the test asks
+        self.watch = FreezeWatch()
+        self.watch._lived = 0.0
+        self.watch._life.close()
+        self.lived = 0.0
+        self.held = 0.0  # while its life is read next, in seconds
+        self.patch(self.watch._life, "seconds", self.read)
+
+    def read(self) -> float:
+        """The count as it was before the interpreter was held."""
+        lived, held, self.held = self.lived, self.held, 0.0
+        self.passes(held)
+        return lived
+
+    def passes(self, seconds: float, lived: float = 1.0) -> None:
+        """Time, of which the process has been alive for such a share."""
+        self.now += seconds
+        self.lived += seconds * lived
+
+    def ticks(self) -> bool:
+        """Whether it has thawed, after another tick."""
+        self.watch._look(wholly=True)
+        thawed, self.watch._thawed = self.watch._thawed, False
+        return thawed
+
+    def test_a_hold_while_it_looks_is_no_freeze(self) -> None:
+        for held in (4 * GAP, TICK, 0.0, 4 * GAP):
+            self.passes(2 * GAP)
+            self.held = held
+            self.assertFalse(self.ticks())
+
+    def test_a_stop_is_found_though_it_was_held_while_it_looked(self) -> None:
+        self.passes(2 * GAP, lived=0.0)
+        self.held = 4 * GAP
+        self.assertTrue(self.ticks())
+        self.assertFalse(self.ticks())
+
+
 class StopTests(unittest.TestCase):
     def test_the_thread_ends_when_it_is_stopped(self) -> None:
         before = {thread for thread in threading.enumerate() if thread.name == "zpipeline freeze watch"}

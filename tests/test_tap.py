@@ -22,6 +22,7 @@ from twisted.internet import reactor
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.runtime import seconds as wall
 from twisted.python.usage import Options
 from twisted.scripts._twistd_unix import ServerOptions
@@ -158,6 +159,18 @@ class OptionsOfEach(SynchronousTestCase):
         Listener(listening, f"tcp:{port}:interface=127.0.0.1", Factory()).bind()
         Listener(listening, f"tcp:{port}:backlog=7", Factory()).bind()
         self.assertEqual([backlog for _, _, backlog, _ in listening.tcpServers], [1024, 7])
+
+    def test_that_it_serves_is_said_when_signals_are_heard(self) -> None:
+        """The reactor runs by then: who waits for that line may ask it to leave."""
+        said: list[LogEvent] = []
+        globalLogPublisher.addObserver(said.append)
+        self.addCleanup(globalLogPublisher.removeObserver, said.append)
+        starting = MemoryReactorClock()
+        Listener(starting, "tcp:80", Factory()).startService()
+        self.assertEqual(said, [])
+        for call, args, kwargs in starting.whenRunningHooks:
+            call(*args, **kwargs)
+        self.assertEqual(list(map(formatEvent, said)), ["serving HTTP on tcp:80"])
 
     def test_a_port_that_needs_privileges_is_one_line(self) -> None:
         """What the system says is told, with the endpoint."""
